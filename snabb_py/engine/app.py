@@ -1,0 +1,128 @@
+"""App: the base of all app classes.
+
+An app class declares its ports, counters and operations; an instance holds what one
+app of a network was given. The engine makes instances while it builds a network
+(nothing runs yet), then binds them to a `struct app` at a hand-over.
+
+    class Police(App):
+        inputs = Ports("rx")
+        outputs = Ports("tx")
+        counters = ("drop-policed",)
+        ops = ffi.addressof(lib.police_ops)
+
+        def __init__(self, rate_gbps: float) -> None:
+            self.config = ffi.new("struct police_config *", {...})
+            self.state = ffi.new("struct police_state *")
+
+Ownership: `config` and `state` are cffi objects that the instance keeps alive; the
+engine keeps the instance as long as a worker can reach it.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from snabb_py._native import ffi
+from snabb_py.errors import ConfigError
+
+
+class Ports:
+    """The ports that an app class has on one side.
+
+    Args:
+        names: each is one port, in the order of `app.input` or `app.output`.
+        optional: ports that may stay without a link (NULL in C); others must not.
+        any_number: instead of names: one port or more, of whatever name, in natural
+            order (tx2 before tx10).
+    """
+
+    def __init__(
+        self, *names: str, optional: bool = False, any_number: bool = False
+    ) -> None:
+        self.names = names
+        self.optional = optional
+        self.any_number = any_number
+
+
+class Resource(Protocol):
+    """Something exclusive that outlives the app that uses it: a tap, a socket."""
+
+    def close(self) -> None:
+        """Give it up."""
+
+
+R = TypeVar("R", bound=Resource)
+
+
+class Resources(Protocol):
+    """What an app borrows its resources from, see `engine.resources`."""
+
+    #: `struct pool *`, for what must give packets back.
+    pool: Any
+
+    def borrow(self, key: str, make: Callable[[], R], *, shared: bool = False) -> R:
+        """Return the resource of this key, made now if nobody has it yet.
+
+        It stays until no app of the network has borrowed it: an app's successor
+        inherits it open. Without `shared`, only one app may have it.
+        """
+        ...
+
+
+class App:
+    """The base of app classes; see the module for what a class declares."""
+
+    inputs: ClassVar[Ports] = Ports()
+    outputs: ClassVar[Ports] = Ports()
+    #: Names of the app's counters, in the order of its C enum.
+    counters: ClassVar[tuple[str, ...]] = ()
+    #: The app can take new arguments while it runs: same state, new config.
+    reconfigurable: ClassVar[bool] = False
+    #: The app runs Python code and gets a worker of its own by default.
+    is_python: ClassVar[bool] = False
+    #: `const struct app_ops *`
+    ops: Any = ffi.NULL
+    #: `const void *`, immutable once given to the engine.
+    config: Any = ffi.NULL
+    #: `void *`, the app's own.
+    state: Any = ffi.NULL
+
+    @classmethod
+    def has(cls, operation: str) -> bool:
+        """Return whether the class pulls, pushes, ticks, arms."""
+        return bool(getattr(cls.ops, operation))
+
+    @classmethod
+    def is_internal(cls) -> bool:
+        """Return whether pull takes from another worker rather than from outside."""
+        return bool(cls.ops.internal)
+
+    def open(self, resources: Resources) -> None:
+        """Get what the app needs of the machine; called while the network is built.
+
+        Raises:
+            SnabbError: it cannot be had; the running network stays as it is.
+        """
+
+    def adopt(self, old: "App") -> None:
+        """Take the running app's state over (`reconfigurable` classes)."""
+        self.state = old.state
+
+    def close(self) -> None:
+        """Give up what `open` got, resources aside; the worker is done with the app."""
+
+    def supervise(self) -> str | None:
+        """Look after the outside, a few times a second, away from the worker.
+
+        Returns a line for the user when something has changed, else None.
+        """
+        return None
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse an argument out of range.
+
+    Raises:
+        ConfigError: value is not within low..high, both included.
+    """
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: {value:g} is not within {low:g} to {high:g}")

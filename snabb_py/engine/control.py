@@ -1,0 +1,169 @@
+"""The control socket of an instance: JSON lines over a Unix socket.
+
+A request is one line, `{"verb": "counters"}`, with further members as the verb takes
+them; the answer is one line, `{"ok": true, "result": ...}` or `{"ok": false, "error":
+"..."}`. Only the owner may connect (0600). Runs on a thread of its own; verbs that
+change the network take the engine's lock. Imports errors.
+"""
+
+import json
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snabb_py.errors import ConfigError, DeviceError, SnabbError
+
+if TYPE_CHECKING:
+    from snabb_py.engine.engine import Engine
+
+LONGEST_REQUEST = 64 * 1024
+MOST_CLIENTS = 32
+
+Verb = Callable[["Engine", dict[str, Any]], Any]
+
+
+def _counters(engine: "Engine", _request: dict[str, Any]) -> Any:
+    return {
+        "apps": {n: a.counters for n, a in sorted(engine.apps.items())},
+        "links": {str(s): k.counters for s, k in sorted(engine.links.items())},
+        "workers": [w.row.as_dict() for w in engine.workers],
+    }
+
+
+def _end(engine: "Engine", _request: dict[str, Any]) -> Any:
+    engine.end()
+
+
+#: Every verb with what it does.
+VERBS: dict[str, tuple[str, Verb]] = {
+    "help": (
+        "the verbs",
+        lambda _e, _r: {name: text for name, (text, _) in VERBS.items()},
+    ),
+    "config": ("apps, links and workers", lambda e, _r: e.describe()),
+    "graph": ("the network for Graphviz", lambda e, _r: e.config.graphviz()),
+    "counters": ("all counters", _counters),
+    "drops": ("packets lost by reason", lambda e, _r: e.drops()),
+    "uptime": ("seconds", lambda e, _r: time.monotonic() - e.started_at),
+    "end": ("end the program as Ctrl-C does", _end),
+}
+
+
+def answer(engine: "Engine", line: bytes) -> bytes:
+    """Return the answer to one request line."""
+    try:
+        request = json.loads(line)
+        if not isinstance(request, dict) or request.get("verb") not in VERBS:
+            raise ConfigError('expected {"verb": one of ' + ", ".join(VERBS) + "}")
+        result = VERBS[request["verb"]][1](engine, request)
+        reply = {"ok": True, "result": result}
+    except (SnabbError, ValueError, RecursionError) as error:
+        reply = {"ok": False, "error": str(error)}
+    return json.dumps(reply).encode() + b"\n"
+
+
+class Control:
+    """Listens at `path` until closed.
+
+    Raises:
+        DeviceError: the socket cannot be made.
+    """
+
+    def __init__(self, engine: "Engine", path: Path) -> None:
+        self.engine = engine
+        self.path = path
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(str(path))
+            path.chmod(0o600)
+        except OSError as error:
+            self._listener.close()
+            raise DeviceError(f"listen at {path}", error.errno or 0) from None
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._clients: dict[socket.socket, bytearray] = {}
+        self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector.register(self._end_fd, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj == self._end_fd:
+                    return
+                elif isinstance(key.fileobj, socket.socket):
+                    self._serve(key.fileobj)
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return
+        if len(self._clients) >= MOST_CLIENTS:
+            client.close()
+            return
+        # A client that does not read its answers is not waited for long.
+        client.settimeout(1)
+        self._clients[client] = bytearray()
+        self._selector.register(client, selectors.EVENT_READ)
+
+    def _serve(self, client: socket.socket) -> None:
+        buffer = self._clients[client]
+        try:
+            data = client.recv(65536)
+            buffer += data
+            while (end := buffer.find(b"\n")) >= 0:
+                client.sendall(answer(self.engine, bytes(buffer[:end])))
+                del buffer[: end + 1]
+            if not data or len(buffer) > LONGEST_REQUEST:
+                self._drop(client)
+        except OSError:
+            self._drop(client)
+
+    def _drop(self, client: socket.socket) -> None:
+        self._selector.unregister(client)
+        del self._clients[client]
+        client.close()
+
+    def close(self) -> None:
+        """Stop listening; whoever is connected is cut off."""
+        os.eventfd_write(self._end_fd, 1)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        for client in list(self._clients):
+            self._drop(client)
+        self._selector.close()
+        self._listener.close()
+        os.close(self._end_fd)
+        self.path.unlink(missing_ok=True)
+
+
+def call(path: Path, verb: str, **members: Any) -> Any:
+    """Send one request to an instance and return its result.
+
+    Raises:
+        DeviceError: nobody listens at `path`.
+        ConfigError: the instance refused.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(10)
+        try:
+            client.connect(str(path))
+            client.sendall(json.dumps({"verb": verb, **members}).encode() + b"\n")
+            with client.makefile("rb") as file:
+                reply = json.loads(file.readline() or b"{}")
+        except OSError as error:
+            raise DeviceError(f"ask {path}", error.errno or 0) from None
+    if not reply.get("ok"):
+        raise ConfigError(reply.get("error", f"{path}: no answer"))
+    return reply["result"]

@@ -1,0 +1,152 @@
+"""Memory for packets: huge pages where they can be had.
+
+Packets lie in one memfd mapping, so that a device can reach them (pages that are
+never swapped or moved) and another process can be handed them. Huge pages are
+reserved when we may, and given back when the memory is closed. Imports errors and
+the extension.
+"""
+
+import contextlib
+import errno
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+from snabb_py._native import ffi, lib
+from snabb_py.errors import DeviceError
+
+HUGE_PAGE = 2 << 20
+NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
+FREE_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+
+#: `ffi.new` for structures whose parts must not share cache lines: zeroed, and
+#: starting on a line.
+new_aligned = ffi.new_allocator(lib.engine_alloc, lib.engine_free)
+
+
+class Memory:
+    """One mapping of at least `size` bytes.
+
+    Attributes:
+        address: `uint8_t *`, on a 2 MiB boundary; valid until `close`.
+        fd: the memfd behind it.
+        is_huge: 2 MiB pages.
+        problem: why there are none, for the user; "" with them.
+    """
+
+    def __init__(self, size: int, *, huge: bool = True) -> None:
+        self.size = -(-size // HUGE_PAGE) * HUGE_PAGE
+        self.problem = ""
+        self._reserved = 0
+        self.is_huge = False
+        if huge:
+            try:
+                self._map_huge()
+                self.is_huge = True
+            except OSError as error:
+                self._release()
+                self.problem = self._explain(error)
+        if not self.is_huge:
+            self._map_ordinary()
+
+    def _explain(self, error: OSError) -> str:
+        pages = self.size // HUGE_PAGE
+        reason = "none free" if error.errno == errno.ENOMEM else error.strerror
+        return (
+            f"no huge pages ({reason}): using ordinary memory; "
+            f"for speed: sysctl vm.nr_hugepages={pages}"
+        )
+
+    def _map_huge(self) -> None:
+        pages = self.size // HUGE_PAGE
+        missing = pages - int(FREE_HUGEPAGES.read_text())
+        if missing > 0:
+            before = int(NR_HUGEPAGES.read_text())
+            NR_HUGEPAGES.write_text(str(before + missing))
+            self._reserved = int(NR_HUGEPAGES.read_text()) - before
+        self.fd = os.memfd_create("snabb-py", os.MFD_CLOEXEC | os.MFD_HUGETLB)
+        try:
+            os.ftruncate(self.fd, self.size)
+            # Populated now: a page that cannot be had later would be a SIGBUS.
+            self._map = mmap.mmap(
+                self.fd, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE
+            )
+        except OSError:
+            os.close(self.fd)
+            raise
+        self._hold()
+
+    def _map_ordinary(self) -> None:
+        try:
+            self.fd = os.memfd_create("snabb-py", os.MFD_CLOEXEC)
+            # One huge page more than asked: the start is moved to a boundary.
+            os.ftruncate(self.fd, self.size + HUGE_PAGE)
+            self._map = mmap.mmap(self.fd, self.size + HUGE_PAGE)
+        except OSError as error:
+            raise DeviceError(
+                f"map {self.size >> 20} MiB for packets",
+                error.errno or errno.ENOMEM,
+                "fewer packets need less memory",
+            ) from None
+        self._hold()
+
+    def _hold(self) -> None:
+        self._view = ffi.from_buffer("uint8_t[]", self._map)
+        start = int(ffi.cast("uintptr_t", self._view))
+        self.address = self._view + (-start) % HUGE_PAGE
+
+    def close(self) -> None:
+        """Unmap, and give back the huge pages that were reserved for it."""
+        ffi.release(self._view)
+        self._map.close()
+        os.close(self.fd)
+        self._release()
+
+    def _release(self) -> None:
+        if self._reserved > 0:
+            # Somebody else may have changed the number meanwhile: take ours off it.
+            with contextlib.suppress(OSError):
+                now = int(NR_HUGEPAGES.read_text())
+                NR_HUGEPAGES.write_text(str(max(0, now - self._reserved)))
+        self._reserved = 0
+
+
+class Pool:
+    """The packets of an engine, in memory of their own.
+
+    Args:
+        small: packets of up to 10 KiB.
+        large: packets of up to 66 KiB.
+        nworkers: freelists that will draw on it.
+        huge: try huge pages.
+    """
+
+    def __init__(
+        self, small: int, large: int, nworkers: int, *, huge: bool = True
+    ) -> None:
+        self.memory = Memory(lib.pool_memory_needed(small, large), huge=huge)
+        nchunks = lib.pool_chunks_needed(small, large, nworkers)
+        # Anonymous memory: zeroed, and what is never used costs nothing.
+        self._chunks: Any = mmap.mmap(-1, nchunks * ffi.sizeof("struct chunk"))
+        self._view = ffi.from_buffer("struct chunk[]", self._chunks)
+        self.pool = new_aligned("struct pool *")
+        lib.pool_init(
+            self.pool, self.memory.address, ffi.NULL, small, large, self._view, nchunks
+        )
+
+    @property
+    def total(self) -> int:
+        """Packets that there are, of both classes."""
+        return int(self.pool.npackets[0] + self.pool.npackets[1])
+
+    @property
+    def free(self) -> int:
+        """Packets on the shared stacks; exact only while no worker runs."""
+        return sum(lib.pool_count(self.pool, c) for c in range(lib.PACKET_NCLASSES))
+
+    def close(self) -> None:
+        """Unmap everything; nothing may refer to a packet any more."""
+        ffi.release(self._view)
+        self._chunks.close()
+        self.memory.close()

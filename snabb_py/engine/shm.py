@@ -1,0 +1,328 @@
+"""Counters in shared memory: one file that others may read while we run.
+
+`/run/snabb-py/<pid>/counters` (for a user who is not root
+`$XDG_RUNTIME_DIR/snabb-py/<pid>/counters`), little-endian, all numbers unsigned:
+
+    offset 0      8 bytes  magic "SNABBPY1"
+           8      u64      generation: odd while the directory is being changed
+          16      u32      entries in the directory, used or not
+          20      u32      offset of the directory
+          24      u64      size of the file in bytes
+          32      32 bytes program name, UTF-8, zero-padded
+    directory     entries of 256 bytes:
+           0      u32      kind: 0 unused, 1 counters, 2 histogram
+           4      u32      offset of its row in this file
+           8      u32      number of u64 in the row
+          12      u32      offset of the counters' names, UTF-8, one to a line
+          16      u32      bytes of the names
+          20      236 bytes the entry's own name, UTF-8, zero-padded:
+                           "workers/0", "workers/0/breath-gap-ns", "apps/NAME",
+                           "links/a.tx -> b.rx"
+    rows          u64 each, on cache lines of their own
+
+A worker counts straight into its rows; a reader maps the file and costs it nothing.
+To read the directory: take the generation, read, take it again, repeat if it is odd
+or has changed. Rows are in one dense file rather than a page each, because page-aligned
+counters fall into the same cache sets.
+
+A file `lock` in the same directory is locked (flock) as long as the instance lives:
+that, not the pid, tells whether it does. Imports errors and the extension.
+"""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import shutil
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snabb_py._native import ffi
+from snabb_py.errors import ConfigError, DeviceError
+
+MAGIC = b"SNABBPY1"
+HEADER = struct.Struct("<8sQIIQ32s")
+ENTRY = struct.Struct("<IIIII236s")
+UNUSED, COUNTERS, HISTOGRAM = 0, 1, 2
+NENTRIES = 4096
+DIRECTORY = 64
+SIZE = 32 << 20  # sparse: only what is used takes memory
+LINE = 64
+
+
+def runtime_directory() -> Path:
+    """Return the directory that holds one directory for each instance."""
+    if os.geteuid() == 0:
+        return Path("/run/snabb-py")
+    if base := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(base) / "snabb-py"
+    return Path(f"/tmp/snabb-py-{os.geteuid()}")  # noqa: S108 - owner checked below
+
+
+def make_private(path: Path) -> None:
+    """Make a directory that nobody but we may change, or accept it if it is one.
+
+    Raises:
+        ConfigError: it belongs to somebody else.
+        DeviceError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise DeviceError(f"make {path}", error.errno or 0) from None
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise ConfigError(f"{path}: belongs to somebody else or others may write to it")
+
+
+class InstanceDirectory:
+    """`<runtime directory>/<pid>`, locked while we live, removed at the end.
+
+    What instances that were killed left behind is removed on the way.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        root = runtime_directory()
+        make_private(root)
+        remove_dead(root)
+        self.path = root / str(os.getpid() if pid is None else pid)
+        make_private(self.path)
+        self._lock = os.open(
+            self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise ConfigError(
+                f"{self.path}: another engine of this process uses it"
+            ) from None
+
+    def close(self) -> None:
+        """Remove the directory."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def is_alive(directory: Path) -> bool:
+    """Return whether the instance of this directory still runs."""
+    try:
+        fd = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def remove_dead(root: Path) -> None:
+    """Remove the directories of instances that no longer run."""
+    for path in root.iterdir():
+        # No lock file yet: perhaps it is just being made; it has a minute.
+        with contextlib.suppress(OSError):
+            fresh = path.stat().st_mtime > time.time() - 60
+            if path.name.isdigit() and not is_alive(path):
+                if fresh and not (path / "lock").exists():
+                    continue
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass(eq=False)
+class Row:
+    """Numbers with names.
+
+    `pointer` (`uint64_t *`) is for C. Counters are read by name, a histogram whole.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    offset: int
+    size: int
+    count: int
+    pointer: Any
+    entry: int | None = None
+
+    def values(self) -> list[int]:
+        """Return the numbers as they are now."""
+        return list(ffi.unpack(self.pointer, self.count))
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counters by name."""
+        return dict(zip(self.names, self.values(), strict=True))
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.pointer[self.names.index(name)])
+
+
+class Counters:
+    """The file of an instance, for the instance itself.
+
+    Args:
+        path: where to make it; None: anonymous memory that nobody else sees.
+        program: the name shown to readers.
+    """
+
+    def __init__(self, path: Path | None, program: str = "") -> None:
+        if path is None:
+            self._map = mmap.mmap(-1, SIZE)
+        else:
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            try:
+                os.ftruncate(fd, SIZE)
+                self._map = mmap.mmap(fd, SIZE)
+            finally:
+                os.close(fd)
+        self._view = ffi.from_buffer("uint8_t[]", self._map)
+        self._end = DIRECTORY + NENTRIES * ENTRY.size
+        self._free_rows: dict[int, list[int]] = {}
+        self._free_entries = list(range(NENTRIES - 1, -1, -1))
+        self._names: dict[tuple[str, ...], tuple[int, int]] = {}
+        HEADER.pack_into(
+            self._map, 0, MAGIC, 0, NENTRIES, DIRECTORY, SIZE, program.encode()[:32]
+        )
+
+    def make(self, name: str, names: Sequence[str], *, count: int = 0) -> Row:
+        """Return a row of zeros that readers do not see yet.
+
+        Args:
+            name: of its entry in the directory.
+            names: of its counters; () for a histogram.
+            count: numbers in the row, if more than names (room for a C struct).
+
+        Raises:
+            ConfigError: the file is full.
+        """
+        size = -(-max(count, len(names), 1) * 8 // LINE) * LINE
+        offset = self._take(size)
+        return Row(
+            name,
+            tuple(names),
+            offset,
+            size,
+            len(names) or count,
+            ffi.cast("uint64_t *", self._view + offset),
+        )
+
+    def publish(self, row: Row) -> None:
+        """Put a row into the directory; no other of its name may be there.
+
+        Raises:
+            ConfigError: the directory is full.
+        """
+        if not self._free_entries:
+            raise ConfigError(f"more than {NENTRIES} apps, links and workers")
+        names_at, names_length = self._intern(row.names)
+        row.entry = self._free_entries.pop()
+        self._write(
+            row.entry,
+            COUNTERS if row.names else HISTOGRAM,
+            row.offset,
+            row.count,
+            names_at,
+            names_length,
+            row.name.encode()[:236],
+        )
+
+    def remove(self, row: Row) -> None:
+        """Take a row away, published or not; nobody counts into it any more."""
+        if row.entry is not None:
+            self._write(row.entry, UNUSED, 0, 0, 0, 0, b"")
+            self._free_entries.append(row.entry)
+            row.entry = None
+        self._free_rows.setdefault(row.size, []).append(row.offset)
+
+    def close(self) -> None:
+        """Unmap it; no worker runs any more."""
+        ffi.release(self._view)
+        self._map.close()
+
+    def _take(self, size: int) -> int:
+        if rows := self._free_rows.get(size):
+            offset = rows.pop()
+            self._map[offset : offset + size] = bytes(size)
+            return offset
+        offset = -(-self._end // LINE) * LINE
+        if offset + size > SIZE:
+            raise ConfigError(f"counters need more than {SIZE >> 20} MiB")
+        self._end = offset + size
+        return offset
+
+    def _intern(self, names: tuple[str, ...]) -> tuple[int, int]:
+        """Return place and length of the names; the same ones are kept once."""
+        if names not in self._names:
+            text = "\n".join(names).encode()
+            offset = self._take(-(-max(len(text), 1) // LINE) * LINE)
+            self._map[offset : offset + len(text)] = text
+            self._names[names] = (offset, len(text))
+        return self._names[names]
+
+    def _write(self, entry: int, *fields: int | bytes) -> None:
+        """Change one entry; the generation is odd meanwhile."""
+        generation = ffi.cast("uint64_t *", self._view + 8)
+        generation[0] += 1
+        ENTRY.pack_into(self._map, DIRECTORY + entry * ENTRY.size, *fields)
+        generation[0] += 1
+
+
+class CountersReader:
+    """The file of an instance, for anybody else: read-only.
+
+    Raises:
+        ConfigError: there is no such file, or it is none of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+        if self._map[:8] != MAGIC:
+            self._map.close()
+            raise ConfigError(f"{path}: not a counters file of snabb-py")
+
+    def _generation(self) -> int:
+        return int.from_bytes(self._map[8:16], "little")
+
+    @property
+    def program(self) -> str:
+        """The program's name."""
+        return str(HEADER.unpack_from(self._map)[5].rstrip(b"\0").decode())
+
+    def read(self) -> dict[str, dict[str, int] | list[int]]:
+        """Return all rows by name: counters as a dict, histograms as a list."""
+        while True:
+            before = self._generation()
+            rows = self._read_rows()
+            if before % 2 == 0 and before == self._generation():
+                return rows
+
+    def _read_rows(self) -> dict[str, dict[str, int] | list[int]]:
+        rows: dict[str, dict[str, int] | list[int]] = {}
+        for entry in range(NENTRIES):
+            kind, offset, count, names_at, names_length, name = ENTRY.unpack_from(
+                self._map, DIRECTORY + entry * ENTRY.size
+            )
+            if kind not in (COUNTERS, HISTOGRAM) or offset + 8 * count > SIZE:
+                continue
+            values = list(struct.unpack_from(f"<{count}Q", self._map, offset))
+            key = name.rstrip(b"\0").decode(errors="replace")
+            if kind == COUNTERS:
+                text = self._map[names_at : names_at + names_length].decode()
+                rows[key] = dict(zip(text.split("\n"), values, strict=False))
+            else:
+                rows[key] = values
+        return rows
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._map.close()

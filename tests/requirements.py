@@ -1,0 +1,125 @@
+"""What tests need of the machine, by name.
+
+A test says so by `@pytest.mark.need("root", "netns")`, a fixture by `need("tun")`. On a
+machine that lacks it the test is skipped, and the reason says what is missing. Where
+`SNABB_REQUIRE` lists the name (`SNABB_REQUIRE=root,netns`), the test fails instead, and
+so does a test skipped for any other reason: a machine set up to run everything cannot
+quietly run less.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import pytest
+
+FREE_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+# Where ip, tcpdump and ethtool are, whatever the user's PATH.
+SEARCH_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
+class Requirement(NamedTuple):
+    """Something a machine has or lacks."""
+
+    is_met: Callable[[], bool]
+    missing: str
+
+
+class Unmet(pytest.skip.Exception):  # type: ignore[misc,name-defined]
+    """Skip of a test that lacks what it said it needs."""
+
+    # pytest leaves this name away where it lists the reasons.
+    __module__ = "builtins"
+    __qualname__ = "Skipped"
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def has_netns() -> bool:
+    # Tried, not derived: containers refuse it to root, other machines grant it to all.
+    trial = subprocess.run(
+        ["unshare", "--net", "true"], check=False, capture_output=True
+    )
+    return trial.returncode == 0
+
+
+def has_hugepages() -> bool:
+    return FREE_HUGEPAGES.exists() and int(FREE_HUGEPAGES.read_text()) > 0
+
+
+def has_tun() -> bool:
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def has_two_cpus() -> bool:
+    return len(os.sched_getaffinity(0)) > 1
+
+
+def program(name: str, package: str) -> Requirement:
+    """Return the requirement that a program of a Debian package is there."""
+    return Requirement(
+        lambda: shutil.which(name, path=SEARCH_PATH) is not None,
+        f"the program {name} (package {package})",
+    )
+
+
+REQUIREMENTS = {
+    "ethtool": program("ethtool", "ethtool"),
+    "hugepages": Requirement(
+        has_hugepages, "a free 2 MB huge page (sysctl vm.nr_hugepages=256)"
+    ),
+    "iperf3": program("iperf3", "iperf3"),
+    "netns": Requirement(has_netns, "the right to make a network namespace"),
+    "ping": program("ping", "iputils-ping"),
+    "root": Requirement(is_root, "root"),
+    "tcpdump": program("tcpdump", "tcpdump"),
+    "tun": Requirement(has_tun, "the right to open /dev/net/tun"),
+    "two-cpus": Requirement(has_two_cpus, "two CPUs"),
+}
+
+
+@functools.cache
+def is_met(name: str) -> bool:
+    """Return whether the machine has it; asked once a run."""
+    return REQUIREMENTS[name].is_met()
+
+
+def check_names(names: set[str], where: str) -> None:
+    """Raise UsageError if a name is not in the table: a typing error skips nothing."""
+    if unknown := names - REQUIREMENTS.keys():
+        text = (
+            f"{where}: unknown requirement {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(REQUIREMENTS)}"
+        )
+        raise pytest.UsageError(text)
+
+
+def required_names() -> set[str]:
+    """Return the names in SNABB_REQUIRE."""
+    names = os.environ.get("SNABB_REQUIRE", "").split(",")
+    return {name.strip() for name in names} - {""}
+
+
+def need(*names: str) -> None:
+    """Skip the running test if the machine lacks one of these, or fail as required."""
+    check_names(set(names), "need")
+    for name in names:
+        if not is_met(name):
+            give_up(name)
+
+
+def give_up(name: str) -> NoReturn:
+    text = f"needs {REQUIREMENTS[name].missing}"
+    if name in required_names():
+        pytest.fail(f"{text}, and SNABB_REQUIRE says it is here", pytrace=False)
+    raise Unmet(text)
