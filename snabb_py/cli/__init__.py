@@ -1,0 +1,87 @@
+"""snabb-py: one executable, many programs.
+
+Each program is a click command in a file of its own, imported only when it is called,
+so that `--help` is quick. Errors of ours become one line and an exit status here.
+"""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from snabb_py import __version__
+from snabb_py.errors import ConfigError, SnabbError
+
+#: Program -> what `snabb-py --help` says of it. The module has the program's name.
+PROGRAMS = {
+    "bench": "Measure the engine itself.",
+    "forward": "Join two interfaces through a chain of forwarders.",
+}
+
+
+class Programs(click.Group):
+    """A group that imports a program when it is run, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all programs."""
+        del ctx
+        return sorted(PROGRAMS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a program, imported now."""
+        del ctx
+        if cmd_name not in PROGRAMS:
+            return None
+        command = import_module(f"snabb_py.cli.{cmd_name}").program
+        if not isinstance(command, click.Command):
+            raise TypeError(cmd_name)
+        return command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the programs from the table alone, importing none."""
+        del ctx
+        with formatter.section("Programs"):
+            formatter.write_dl(sorted(PROGRAMS.items()))
+
+
+@click.group(
+    cls=Programs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
+    epilog="Each program's own manual: snabb-py PROGRAM --help",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, "-V", "--version", prog_name="snabb-py")
+def cli(*, debug: bool) -> None:
+    """Move Ethernet packets between cards, virtual machines and files, past the kernel.
+
+    \b
+    Examples:
+      snabb-py forward --hops 8 --bidir
+      snabb-py forward raw:eth1 raw:eth2 --bidir
+      snabb-py bench basic1
+    """
+    if debug:
+        os.environ["SNABB_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a program and exit: 0 well, 1 it failed, 2 it was called wrongly."""
+    try:
+        sys.exit(cli.main(arguments, prog_name="snabb-py", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except SnabbError as error:
+        if os.environ.get("SNABB_DEBUG") == "1":
+            raise
+        print(f"snabb-py: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone. No second complaint when Python flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

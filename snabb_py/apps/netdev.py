@@ -1,0 +1,99 @@
+"""The kernel's interfaces by name: what RawSocket and Tap ask and tell about them.
+
+By ioctl on a socket of the caller's: it sees the network namespace that the socket was
+made in, whatever this process does later. Source: netdevice(7). Imports errors.
+"""
+
+import contextlib
+import errno
+import fcntl
+import re
+import socket
+import struct
+from collections.abc import Iterator
+
+from snabb_py.errors import ConfigError, DeviceError
+
+# linux/sockios.h
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+SIOCSIFMTU = 0x8922
+SIOCGIFHWADDR = 0x8927
+SIOCGIFINDEX = 0x8933
+
+IFF_UP = 1
+#: Hardware types with an Ethernet header (linux/if_arp.h): ARPHRD_ETHER, _LOOPBACK.
+ETHERNET_TYPES = (1, 772)
+
+#: struct ifreq: a name and a union of 24 bytes, here as 32-bit or 16-bit numbers.
+IFREQ_INT = struct.Struct("16si20x")
+IFREQ_SHORT = struct.Struct("16sH22x")
+
+# What the kernel accepts (dev_valid_name), less "%": that makes it choose a name.
+NAME = re.compile(rb"(?!\.{1,2}$)[^/:%\s\0]{1,15}")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of an interface.
+
+    Raises:
+        ConfigError: it is not 1 to 15 bytes, or has a character that none has.
+    """
+    if not NAME.fullmatch(name.encode(errors="surrogateescape")):
+        raise ConfigError(
+            f'"{name}" is not the name of an interface: 1 to 15 bytes without '
+            '"/", ":", "%" or white space'
+        )
+
+
+@contextlib.contextmanager
+def step(what: str, hints: dict[int, str] | None = None) -> Iterator[None]:
+    """Turn an OSError into a DeviceError that says what was being done.
+
+    Args:
+        what: the step.
+        hints: what to do about it, by errno.
+    """
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise DeviceError(what, number, (hints or {}).get(number, "")) from error
+
+
+def index(sock: socket.socket, name: str) -> int | None:
+    """Return an interface's index, or None when there is none of this name."""
+    return _ask(sock, name, SIOCGIFINDEX, IFREQ_INT)
+
+
+def is_up(sock: socket.socket, name: str) -> bool | None:
+    """Return whether an interface is up, or None when there is none of this name."""
+    flags = _ask(sock, name, SIOCGIFFLAGS, IFREQ_SHORT)
+    return None if flags is None else bool(flags & IFF_UP)
+
+
+def is_ethernet(sock: socket.socket, name: str) -> bool:
+    """Return whether frames of an interface begin with an Ethernet header."""
+    return _ask(sock, name, SIOCGIFHWADDR, IFREQ_SHORT) in ETHERNET_TYPES
+
+
+def set_up(sock: socket.socket, name: str) -> None:
+    """Set an interface up; OSError when it cannot be."""
+    flags = _ask(sock, name, SIOCGIFFLAGS, IFREQ_SHORT) or 0
+    request = IFREQ_SHORT.pack(name.encode(), flags | IFF_UP)
+    fcntl.ioctl(sock, SIOCSIFFLAGS, request)
+
+
+def set_mtu(sock: socket.socket, name: str, mtu: int) -> None:
+    """Set the longest payload of a frame, in bytes; OSError when it cannot be."""
+    fcntl.ioctl(sock, SIOCSIFMTU, IFREQ_INT.pack(name.encode(), mtu))
+
+
+def _ask(sock: socket.socket, name: str, what: int, form: struct.Struct) -> int | None:
+    try:
+        answer = fcntl.ioctl(sock, what, form.pack(name.encode(), 0))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+    return int(form.unpack(answer)[1])

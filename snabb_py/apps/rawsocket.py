@@ -1,0 +1,291 @@
+"""RawSocket: an interface of the kernel, through a packet socket.
+
+The interface is used as it is: other programs see what goes over it, its settings stay
+what they were. Super-frames and unfinished checksums pass as metadata both ways. The
+data plane is in rawsocket.c; here the socket is made, and looked after when the
+interface changes under it. Imports netdev.
+"""
+
+import contextlib
+import errno
+import mmap
+import socket
+import struct
+from typing import Any
+
+from snabb_py._native import ffi, lib
+from snabb_py.apps import netdev
+from snabb_py.engine.app import App, Ports, Resources
+from snabb_py.errors import DeviceError
+
+# linux/if_packet.h
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_RX_RING = 5
+PACKET_VERSION = 10
+PACKET_VNET_HDR = 15
+PACKET_IGNORE_OUTGOING = 23
+PACKET_MR_PROMISC = 1
+TPACKET_V2 = 1
+ETH_P_ALL = 3
+SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+
+#: Bytes on their way out that the kernel holds for us before it makes us wait: 1.3 ms
+#: of 10 Gbps in full frames, with what the kernel's own structures take.
+SEND_BUFFER = 2 << 20
+
+#: Fewer blocks are tried when memory is short: 510, 240, 60, 30 frames.
+RING_BLOCKS = (lib.RAWSOCKET_BLOCKS, 8, 2, 1)
+
+
+class PacketSocket:
+    """A packet socket, bound to an interface, and its receive ring.
+
+    It stays the same socket whatever becomes of the interface: the worker has its fd.
+
+    Args:
+        ifname: of an interface with Ethernet frames; it need not be up.
+
+    Raises:
+        DeviceError: there is no such interface, or we may not.
+    """
+
+    def __init__(self, ifname: str) -> None:
+        self.ifname = ifname
+        self.name: str | None = ifname  # now; None: the interface was deleted
+        self._is_up: bool | None = True
+        self._has_said_jammed = False
+        self._ring: mmap.mmap | None = None
+        self._view: Any = None
+        with contextlib.ExitStack() as undo:
+            with netdev.step(
+                f"raw:{ifname}: open a packet socket",
+                {errno.EPERM: "run as root, or with the capability CAP_NET_RAW"},
+            ):
+                # Of protocol 0: nothing comes before it is bound.
+                self._socket = socket.socket(
+                    socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0
+                )
+            undo.callback(self._socket.close)
+            self.state = ffi.new("struct rawsocket *", {"fd": self._socket.fileno()})
+            self._set_options()
+            self._make_ring()
+            undo.callback(self._drop_ring)
+            with netdev.step(
+                f"raw:{ifname}: find the interface",
+                {errno.ENODEV: "`ip link` lists those that there are"},
+            ):
+                self._bind()
+            undo.pop_all()
+
+    def _set_options(self) -> None:
+        with netdev.step(f"raw:{self.ifname}: set up a packet socket"):
+            for option, value in (
+                (PACKET_VERSION, TPACKET_V2),
+                (PACKET_VNET_HDR, 1),
+            ):
+                self._socket.setsockopt(SOL_PACKET, option, value)
+            with contextlib.suppress(OSError):
+                # From 4.20 on; before, each frame's packet type says it too.
+                self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+            except PermissionError:  # wants CAP_NET_ADMIN; up to a limit anybody may
+                self._socket.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER
+                )
+
+    def _bind(self) -> None:
+        """Bind to the interface of our name; OSError when that cannot be."""
+        index = netdev.index(self._socket, self.ifname)
+        if index is None:
+            raise OSError(errno.ENODEV, self.ifname)
+        if not netdev.is_ethernet(self._socket, self.ifname):
+            raise DeviceError(
+                f"raw:{self.ifname}: use the interface",
+                errno.EAFNOSUPPORT,
+                "its frames have no Ethernet header",
+            )
+        self._socket.bind((self.ifname, ETH_P_ALL))
+        # A membership goes with socket or interface; the interface's own promiscuity
+        # is not touched. struct packet_mreq.
+        self._socket.setsockopt(
+            SOL_PACKET,
+            PACKET_ADD_MEMBERSHIP,
+            struct.pack("iHH8x", index, PACKET_MR_PROMISC, 0),
+        )
+
+    # -- ring ------------------------------------------------------------------
+
+    def _set_ring(self, blocks: int) -> None:
+        frames = blocks * lib.RAWSOCKET_BLOCK_FRAMES
+        request = struct.pack(  # struct tpacket_req
+            "IIII",
+            lib.RAWSOCKET_BLOCK_SIZE if blocks else 0,
+            blocks,
+            lib.RAWSOCKET_FRAME_SIZE if blocks else 0,
+            frames,
+        )
+        self._socket.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+
+    def _make_ring(self) -> None:
+        """Make a ring and give it to the worker.
+
+        Raises:
+            DeviceError: there is no memory even for a small one.
+        """
+        for blocks in RING_BLOCKS:
+            try:
+                self._set_ring(blocks)
+                break
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise DeviceError(
+                        f"raw:{self.ifname}: make the receive ring",
+                        error.errno or errno.EIO,
+                    ) from error
+        else:
+            raise DeviceError(
+                f"raw:{self.ifname}: make the receive ring",
+                errno.ENOMEM,
+                "2 MiB of kernel memory are needed at least",
+            )
+        with netdev.step(f"raw:{self.ifname}: map the receive ring"):
+            self._ring = mmap.mmap(
+                self._socket.fileno(), blocks * lib.RAWSOCKET_BLOCK_SIZE
+            )
+        self._view = ffi.from_buffer("uint8_t[]", self._ring)
+        lib.rawsocket_renew(self.state, self._view, blocks * lib.RAWSOCKET_BLOCK_FRAMES)
+
+    def _drop_ring(self) -> None:
+        if self._ring is not None:
+            ffi.release(self._view)
+            self._ring.close()
+            self._ring = None
+
+    def _renew_ring(self) -> str | None:
+        """Replace a ring that the worker found jammed, and has left."""
+        try:
+            self._drop_ring()
+            with netdev.step(f"raw:{self.ifname}: give the receive ring back"):
+                self._set_ring(0)
+            self._make_ring()
+        except DeviceError as error:
+            # Nothing is received without a ring: tried again next time.
+            return self._say_jammed(str(error))
+        return self._say_jammed(
+            f"raw:{self.ifname}: a frame that the kernel cannot describe jammed the "
+            "receive ring; it was made anew, and is each time (said once)"
+        )
+
+    def _say_jammed(self, line: str) -> str | None:
+        said, self._has_said_jammed = self._has_said_jammed, True
+        return None if said else line
+
+    # -- interface -------------------------------------------------------------
+
+    def supervise(self) -> str | None:
+        """Follow the interface; return what has become of it, for the user.
+
+        One thing at a time: what else has changed is said next time.
+        """
+        if lib.rawsocket_is_jammed(self.state):
+            return self._renew_ring()
+        change = self._follow()
+        return f"raw:{self.ifname}: {change}" if change else None
+
+    def _follow(self) -> str | None:
+        # Of the socket, not of a name: it follows a renamed interface, and becomes ""
+        # with a deleted one, even if another took its index.
+        name = self._socket.getsockname()[0] or None
+        before, self.name = self.name, name
+        if name is None:
+            return self._come_back(before)
+        if name != before:
+            return f"interface was renamed to {name}"
+        is_up = netdev.is_up(self._socket, name)
+        if is_up is None or is_up == self._is_up:
+            return None
+        self._is_up = is_up
+        return f"interface is {'up' if is_up else 'down'}"
+
+    def _come_back(self, before: str | None) -> str | None:
+        deleted = "interface was deleted" if before else ""
+        try:
+            self._bind()
+        except (OSError, DeviceError):  # not there, or gone again, or another kind
+            return deleted and f"{deleted}; waiting for it to come back"
+        self.name = self.ifname
+        self._is_up = netdev.is_up(self._socket, self.ifname)
+        back = "is back" if self._is_up else "is back, down"
+        return f"{deleted} and {back}" if deleted else f"interface {back}"
+
+    def close(self) -> None:
+        """Close the socket; its ring and promiscuity end with it."""
+        self._drop_ring()
+        self._socket.close()
+
+
+class RawSocket(App):
+    """An interface of the kernel, shared with it.
+
+                +-----------+
+        rx ---> |           | ~~~> interface
+                | RawSocket |
+        tx <--- |           | <~~~ interface
+                +-----------+
+
+    What comes in on `rx` is sent over the interface; what the interface receives goes
+    out on `tx`, in whole frames with their VLAN tags, whoever they are for. Either port
+    may be left unlinked. Offload metadata are understood and given.
+
+    Args:
+        ifname: the interface; it may go down, be renamed, or be deleted and come back.
+
+    Counters: `rx-packets`, `rx-bytes`, `rx-super-frames` (of the packets: to be cut
+    up), `rx-ring-renewed`, `tx-packets`, `tx-bytes`, `tx-super-frames`, and packets
+    lost: `drop-rx-kernel-ring-full` (we were too slow), `drop-rx-kernel-ring-jammed`
+    (until it was renewed), `drop-rx-no-packet` (the pool was empty),
+    `drop-rx-truncated` (over 66 KiB), `drop-rx-bad-offload`,
+    `drop-tx-interface-down` (or deleted), `drop-tx-refused` (by the interface's queue
+    or a filter), `drop-tx-too-long` (for its MTU), `drop-tx-bad-offload`,
+    `drop-tx-error` (malformed).
+    """
+
+    inputs = Ports("rx", optional=True)
+    outputs = Ports("tx", optional=True)
+    counters = (
+        "rx-packets",
+        "rx-bytes",
+        "rx-super-frames",
+        "rx-ring-renewed",
+        "tx-packets",
+        "tx-bytes",
+        "tx-super-frames",
+        "drop-rx-kernel-ring-full",
+        "drop-rx-kernel-ring-jammed",
+        "drop-rx-no-packet",
+        "drop-rx-truncated",
+        "drop-rx-bad-offload",
+        "drop-tx-interface-down",
+        "drop-tx-refused",
+        "drop-tx-too-long",
+        "drop-tx-bad-offload",
+        "drop-tx-error",
+    )
+    ops = ffi.addressof(lib.rawsocket_ops)
+
+    def __init__(self, ifname: str) -> None:
+        netdev.check_name(ifname)
+        self.ifname = ifname
+
+    def open(self, resources: Resources) -> None:
+        """Borrow the interface's socket."""
+        self.socket = resources.borrow(
+            f"raw:{self.ifname}", lambda: PacketSocket(self.ifname)
+        )
+        self.state = self.socket.state
+
+    def supervise(self) -> str | None:
+        """See `PacketSocket.supervise`."""
+        return self.socket.supervise()

@@ -1,0 +1,48 @@
+"""Options that programs share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def engine_options(command: F) -> F:
+    """Add how the engine runs: --cpu, --busy."""
+    for option in (
+        click.option("--busy", is_flag=True, help="Never sleep: poll all the time."),
+        click.option(
+            "--cpu", type=int, metavar="N", help="Pin the worker to this CPU."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def report_options(command: F) -> F:
+    """Add how long it runs and what it prints: --duration, --interval, --json."""
+    for option in (
+        click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            help="One JSON object to the line; the last is the summary.",
+        ),
+        click.option(
+            "--interval",
+            type=click.FloatRange(0.01, 86400),
+            default=1.0,
+            show_default=True,
+            metavar="S",
+            help="Seconds between two reports.",
+        ),
+        click.option(
+            "--duration",
+            type=click.FloatRange(0),
+            metavar="S",
+            help="Seconds to run; without it, until it is ended.",
+        ),
+    ):
+        command = option(command)
+    return command

@@ -1,0 +1,233 @@
+"""Running an engine for a user: signals, reports while it runs, one summary.
+
+On a terminal a live table (rich), elsewhere plain lines, with `--json` one JSON object
+to the line; the last line is the summary's.
+"""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from snabb_py.apps.basic import WIRE_OVERHEAD
+from snabb_py.cli.interfaces import Direction, Reading
+from snabb_py.engine.engine import Engine
+from snabb_py.engine.histogram import percentile
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@contextmanager
+def ending_on_signals(engine: Engine) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP end the engine instead of the process."""
+
+    def end(_number: int, _frame: object) -> None:
+        engine.end()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wire_gbps(packets: int, nbytes: int, seconds: float) -> float:
+    """Return 10^9 bits a second on the wire: with preamble, FCS and gap."""
+    return (nbytes + packets * WIRE_OVERHEAD) * 8 / seconds / 1e9
+
+
+class Meter:
+    """Rates of some directions, between two looks and over the whole run."""
+
+    def __init__(self, engine: Engine, directions: Sequence[Direction]) -> None:
+        self.engine = engine
+        self.directions = directions
+        self.start = time.monotonic()
+        self._at = self.start
+        self._last = self._read()
+        self._first = self._last
+
+    def _read(self) -> list[Reading]:
+        return [d.read(self.engine) for d in self.directions]
+
+    def look(self) -> dict[str, Any]:
+        """Return the counts, with rates since the last look."""
+        now, readings = time.monotonic(), self._read()
+        result = self._describe(readings, self._last, now - self._at)
+        self._at, self._last = now, readings
+        return {"seconds": round(now - self.start, 3), "directions": result}
+
+    def summary(self, ended: float) -> dict[str, Any]:
+        """Return the counts, with rates over the whole run until `ended`."""
+        seconds = ended - self.start
+        workers = [
+            {
+                "worker": worker.number,
+                "cpu": worker.cpu,
+                "breaths": worker.row["breaths"],
+                "gap_ns": {
+                    "p50": percentile(worker.gaps.values(), 0.5),
+                    "p99": percentile(worker.gaps.values(), 0.99),
+                    "max": worker.row["longest-gap-ns"],
+                },
+            }
+            for worker in self.engine.workers
+        ]
+        return {
+            "seconds": round(seconds, 3),
+            "directions": self._describe(self._read(), self._first, seconds),
+            "workers": workers,
+        }
+
+    def _describe(
+        self, now: list[Reading], before: list[Reading], seconds: float
+    ) -> list[dict[str, Any]]:
+        seconds = max(seconds, 1e-9)
+        return [
+            {
+                "from": direction.source.word,
+                "to": direction.target.word,
+                "offered": new.offered,
+                "forwarded": new.forwarded,
+                "lost": new.lost,
+                "mpps": round((new.forwarded - old.forwarded) / seconds / 1e6, 6),
+                "gbps": round(
+                    wire_gbps(
+                        new.forwarded - old.forwarded, new.bytes - old.bytes, seconds
+                    ),
+                    6,
+                ),
+                "drops": new.drops,
+            }
+            for direction, new, old in zip(self.directions, now, before, strict=True)
+        ]
+
+
+def plain_line(look: dict[str, Any], direction: dict[str, Any]) -> str:
+    """Return one direction of a look as a line of text."""
+    drops = ", ".join(f"{reason}: {n}" for reason, n in direction["drops"].items())
+    return (
+        f"{look['seconds']:8.1f} s  {direction['from']} -> {direction['to']}  "
+        f"{direction['forwarded']} packets  {direction['mpps']:.3f} Mpps  "
+        f"{direction['gbps']:.3f} Gbps" + (f"  ({drops})" if drops else "")
+    )
+
+
+def table(look: dict[str, Any], title: str) -> "Table":
+    """Return a look as a table for a terminal."""
+    from rich.table import Table  # noqa: PLC0415
+
+    result = Table(title=f"{title}  {look['seconds']:.0f} s", title_justify="left")
+    result.add_column("direction")
+    for column in ("packets", "Mpps", "Gbps", "lost"):
+        result.add_column(column, justify="right")
+    result.add_column("drops by reason")
+    for d in look["directions"]:
+        result.add_row(
+            f"{d['from']} -> {d['to']}",
+            f"{d['forwarded']:,}",
+            f"{d['mpps']:.3f}",
+            f"{d['gbps']:.3f}",
+            f"{sum(d['drops'].values()):,}",
+            "\n".join(f"{reason}: {n:,}" for reason, n in d["drops"].items()) or "-",
+        )
+    return result
+
+
+class Reporter:
+    """Shows looks while the engine runs, and the summary at the end."""
+
+    def __init__(self, title: str, *, as_json: bool) -> None:
+        self.title = title
+        self.as_json = as_json
+        self._live: Any = None
+        if not as_json and sys.stdout.isatty():
+            from rich.live import Live  # noqa: PLC0415
+
+            self._live = Live(auto_refresh=False)
+            self._live.start()
+
+    def show(self, look: dict[str, Any]) -> None:
+        """Show how things are."""
+        if self.as_json:
+            print(json.dumps(look), flush=True)
+        elif self._live:
+            self._live.update(table(look, self.title), refresh=True)
+        else:
+            for direction in look["directions"]:
+                print(plain_line(look, direction), flush=True)
+
+    def log(self, line: str) -> None:
+        """Show a message beside the reports; on stderr, so that JSON stays JSON."""
+        if self._live:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            print(f"snabb-py: {line}", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Leave the terminal as it was; the last table stays on it."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Show the summary."""
+        self.stop()
+        if self.as_json:
+            print(json.dumps(summary), flush=True)
+            return
+        print(f"{self.title}: {summary['seconds']:.2f} s")
+        for d in summary["directions"]:
+            print(
+                f"  {d['from']} -> {d['to']}: offered {d['offered']}, "
+                f"forwarded {d['forwarded']}, lost {d['lost']}; "
+                f"{d['mpps']:.3f} Mpps, {d['gbps']:.3f} Gbps"
+            )
+            for reason, n in d["drops"].items():
+                print(f"    {reason}: {n}")
+        for worker in summary["workers"]:
+            gap = worker["gap_ns"]
+            where = "" if worker["cpu"] is None else f" on CPU {worker['cpu']}"
+            print(
+                f"  worker {worker['worker']}{where}: {worker['breaths']} breaths, "
+                f"gap {gap['p50'] / 1e3:.1f} us median, {gap['p99'] / 1e3:.1f} us "
+                f"p99, {gap['max'] / 1e3:.1f} us longest"
+            )
+
+
+def run(
+    engine: Engine,
+    directions: Sequence[Direction],
+    reporter: Reporter,
+    *,
+    duration: float | None,
+    interval: float,
+    done: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Run a committed network to its end, with reports; return the summary.
+
+    At the end nothing new comes in until what is under way has arrived, for 50 ms at
+    most: what is missing then is lost.
+    """
+    meter = Meter(engine, directions)
+
+    def report() -> None:
+        reporter.show(meter.look())
+
+    timer = engine.timers.at(meter.start + interval, report, interval)
+    try:
+        with ending_on_signals(engine):
+            engine.main(duration=duration, done=done)
+            ended = time.monotonic()
+            engine.drain()
+            summary = meter.summary(ended)
+    finally:
+        timer.cancel()
+        reporter.stop()
+    return summary

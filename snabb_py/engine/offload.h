@@ -1,0 +1,50 @@
+#ifndef SNABB_PY_ENGINE_OFFLOAD_H
+#define SNABB_PY_ENGINE_OFFLOAD_H
+
+#include "snabb_py/engine/engine.h"
+
+#include "snabb_py/engine/offload_abi.h"
+
+_Static_assert(sizeof(struct virtio_net_header) == VIRTIO_NET_HEADER_SIZE,
+               "virtio 1.2, 5.1.6");
+_Static_assert(offsetof(struct virtio_net_header, num_buffers) ==
+                   VIRTIO_NET_HEADER_LEGACY,
+               "num_buffers is last");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "struct virtio_net_header is little-endian");
+
+/* Add n bytes as 16-bit words in the order of memory. Parts of one sum begin at even
+ * offsets; up to 2^31 bytes of them fit a sum. */
+uint64_t checksum_add(uint64_t sum, const uint8_t *data, uint32_t n);
+
+/* The 16-bit one's complement sum. */
+static inline uint16_t checksum_fold(uint64_t sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    uint32_t half = ((uint32_t)sum & 0xffff) + ((uint32_t)sum >> 16);
+    half = (half & 0xffff) + (half >> 16);
+    return (uint16_t)((half & 0xffff) + (half >> 16));
+}
+
+/* The commonest header by far says nothing: no call for it. */
+static inline int packet_read_virtio(struct packet *packet,
+                                     const struct virtio_net_header *header)
+{
+    if (unlikely(header->flags | header->gso_type))
+        return packet_from_virtio(packet, header);
+    packet->flags = 0;
+    packet->gso_type = PACKET_GSO_NONE;
+    return 0;
+}
+
+static inline int packet_write_virtio(const struct packet *packet,
+                                      struct virtio_net_header *header)
+{
+    if (unlikely(packet->flags | packet->gso_type))
+        return packet_to_virtio(packet, header);
+    *header = (struct virtio_net_header){.num_buffers = 1};
+    return 0;
+}
+
+#endif
