@@ -1,7 +1,5 @@
 """`snabb-py forward`: two interfaces joined through a chain of forwarders."""
 
-from typing import Any
-
 import click
 
 from snabb_py.apps.basic import Forward, Police
@@ -96,16 +94,18 @@ def text_graph(config: Config, directions: list[Direction]) -> str:
     return "\n".join(lines)
 
 
-def finite_sources(engine: Engine, directions: list[Direction]) -> Any:
-    """Return a test for "all captures are read", or None if a source has no end."""
-    readers = [engine.apps[d.source_app].instance for d in directions]
-    if not all(hasattr(reader, "is_done") for reader in readers):
-        return None
+def has_end(config: Config, directions: list[Direction]) -> bool:
+    """Return whether all packets come from sources that come to an end."""
+    return all(
+        hasattr(config.apps[d.source_app].cls, "is_done") for d in directions
+    )
 
-    def done() -> bool:
-        return all(reader.is_done for reader in readers)  # type: ignore[attr-defined]
 
-    return done
+def is_done(engine: Engine, directions: list[Direction]) -> bool:
+    """Return whether all of them have."""
+    return all(
+        getattr(engine.apps[d.source_app].instance, "is_done") for d in directions  # noqa: B009
+    )
 
 
 @click.command(
@@ -191,14 +191,16 @@ def program(  # noqa: PLR0913 - the options of a program
             program="forward",
             log=reporter.log,
         ) as engine:
-            engine.commit(config)
             summary = run(
                 engine,
+                config,
                 directions,
                 reporter,
                 duration=duration,
                 interval=interval,
-                done=finite_sources(engine, directions),
+                done=(lambda: is_done(engine, directions))
+                if has_end(config, directions)
+                else None,
             )
         reporter.finish({"program": "forward", **summary})
     finally:

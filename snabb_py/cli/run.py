@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from snabb_py.apps.basic import WIRE_OVERHEAD
 from snabb_py.cli.interfaces import Direction, Reading
+from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.histogram import percentile
 
@@ -43,15 +44,19 @@ def wire_gbps(packets: int, nbytes: int, seconds: float) -> float:
 
 
 class Meter:
-    """Rates of some directions, between two looks and over the whole run."""
+    """Rates of some directions, between two looks and over the whole run.
 
-    def __init__(self, engine: Engine, directions: Sequence[Direction]) -> None:
+    Args:
+        start: when the network began, with nothing counted (time.monotonic).
+    """
+
+    def __init__(
+        self, engine: Engine, directions: Sequence[Direction], start: float
+    ) -> None:
         self.engine = engine
         self.directions = directions
-        self.start = time.monotonic()
-        self._at = self.start
-        self._last = self._read()
-        self._first = self._last
+        self.start = self._at = start
+        self._first = self._last = [Reading(0, 0, 0, {}) for _ in directions]
 
     def _read(self) -> list[Reading]:
         return [d.read(self.engine) for d in self.directions]
@@ -201,8 +206,9 @@ class Reporter:
             )
 
 
-def run(
+def run(  # noqa: PLR0913 - what a run consists of
     engine: Engine,
+    config: Config,
     directions: Sequence[Direction],
     reporter: Reporter,
     *,
@@ -210,12 +216,12 @@ def run(
     interval: float,
     done: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Run a committed network to its end, with reports; return the summary.
+    """Run a network to its end, with reports; return the summary.
 
     At the end nothing new comes in until what is under way has arrived, for 50 ms at
     most: what is missing then is lost.
     """
-    meter = Meter(engine, directions)
+    meter = Meter(engine, directions, time.monotonic())
 
     def report() -> None:
         reporter.show(meter.look())
@@ -223,6 +229,7 @@ def run(
     timer = engine.timers.at(meter.start + interval, report, interval)
     try:
         with ending_on_signals(engine):
+            engine.commit(config)
             engine.main(duration=duration, done=done)
             ended = time.monotonic()
             engine.drain()

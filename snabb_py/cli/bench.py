@@ -1,0 +1,206 @@
+"""`snabb-py bench`: the engine measured by itself. Each prints one line."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from snabb_py.apps.basic import Forward, Sink, Source, Tee
+from snabb_py.engine.app import Ports
+from snabb_py.engine.config import Config
+from snabb_py.engine.engine import Engine
+from snabb_py.engine.packet import Packet
+from snabb_py.engine.python_app import PythonApp
+
+
+class PerPacket(PythonApp):
+    """A relay that is called for each packet."""
+
+    inputs = Ports("rx")
+    outputs = Ports("tx")
+
+    def packet(self, packet: Packet) -> str:
+        """Send it on."""
+        del packet
+        return "tx"
+
+
+class PerBurst(PythonApp):
+    """A relay that is called for each burst."""
+
+    inputs = Ports("rx")
+    outputs = Ports("tx")
+
+    def push(self) -> None:
+        """Send all on."""
+        self.input["rx"].move(self.output["tx"])
+
+
+def npackets(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """Read a number of packets, "1e8" too."""
+    try:
+        number = int(float(value))
+    except (ValueError, OverflowError):
+        number = 0
+    if not 1 <= number <= 10**15:
+        raise click.BadParameter("expected 1 to 1e15 packets")
+    return number
+
+
+def bench_options(default: str) -> Callable[[Any], Any]:
+    """Add what the benchmarks share: N, --cpu, --json."""
+
+    def decorate(command: Any) -> Any:
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help="Print one object."),
+            click.option("--cpu", type=int, metavar="N", help="Pin the worker."),
+            click.argument("n", default=default, callback=npackets),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def report(
+    benchmark: str, packets: int, seconds: float, *, as_json: bool, **more: Any
+) -> None:
+    """Print the result."""
+    mpps = packets / seconds / 1e6
+    result = {
+        "benchmark": benchmark,
+        "packets": packets,
+        "seconds": round(seconds, 6),
+        "mpps": round(mpps, 4),
+        **more,
+    }
+    if as_json:
+        print(json.dumps(result))
+        return
+    rest = "".join(f"; {key.replace('_', ' ')} {value}" for key, value in more.items())
+    print(
+        f"{benchmark}: {packets / 1e6:.1f} million packets in {seconds:.2f} seconds "
+        f"(rate: {mpps:.1f} Mpps){rest}"
+    )
+
+
+def measure(
+    config: Config, app: str, n: int, cpu: int | None
+) -> tuple[int, float]:
+    """Run until n packets have come out of an app; return packets and seconds."""
+    with Engine(cpus=[cpu], large_packets=0) as engine:
+        engine.commit(config)
+        row = next(k.row for s, k in engine.links.items() if s.from_app == app)
+        packets, start = row["txpackets"], time.monotonic()
+        last = packets + n
+        # Read often, not by the clock: a run may last a few milliseconds.
+        while row["txpackets"] < last:
+            time.sleep(0.0005)
+        seconds = time.monotonic() - start
+        return row["txpackets"] - packets, seconds
+
+
+@click.group("bench")
+def program() -> None:
+    """Measure the engine itself, on one core.
+
+    Absolute rates depend on the machine and the minute: compare what was measured
+    in turns.
+
+    \b
+    Examples:
+      snabb-py bench basic1 1e9
+      snabb-py bench hops --hops 8 --json
+    """
+
+
+@program.command("basic1")
+@bench_options("1e8")
+def basic1(*, n: int, cpu: int | None, as_json: bool) -> None:
+    """Source -> Tee -> two links into a Sink; the Source's packets count.
+
+    The Source copies 60 bytes into each fresh packet, the Tee copies each for its
+    second output: what Snabb measures as `snabbmark basic1`.
+    """
+    config = Config()
+    config.app("source", Source, size=60)
+    config.app("tee", Tee)
+    config.app("sink", Sink)
+    config.link("source.tx -> tee.rx")
+    config.link("tee.tx1 -> sink.rx1")
+    config.link("tee.tx2 -> sink.rx2")
+    packets, seconds = measure(config, "source", n, cpu)
+    report("basic1", packets, seconds, as_json=as_json)
+
+
+def chain(cls: Any, length: int) -> Config:
+    """Return Source -> length apps of a class -> Sink."""
+    config = Config()
+    config.app("source", Source, size=60)
+    port = "source.tx"
+    for i in range(1, length + 1):
+        config.app(f"hop{i}", cls)
+        config.link(f"{port} -> hop{i}.rx")
+        port = f"hop{i}.tx"
+    config.app("sink", Sink)
+    config.link(f"{port} -> sink.rx")
+    return config
+
+
+@program.command("hops")
+@bench_options("1e8")
+@click.option(
+    "--hops", type=click.IntRange(0, 1000), default=8, show_default=True, metavar="N"
+)
+def hops(*, n: int, cpu: int | None, as_json: bool, hops: int) -> None:
+    """Source -> N forwarders -> Sink."""
+    config = chain(Forward, hops)
+    packets, seconds = measure(config, f"hop{hops}" if hops else "source", n, cpu)
+    report("hops", packets, seconds, as_json=as_json, hops=hops)
+
+
+@program.command("python-app")
+@bench_options("1e6")
+@click.option(
+    "--style",
+    type=click.Choice(["burst", "packet"]),
+    default="burst",
+    show_default=True,
+    help="What the app is called for.",
+)
+def python_app(*, n: int, cpu: int | None, as_json: bool, style: str) -> None:
+    """Source -> an app in Python, on a worker of its own -> Sink."""
+    config = chain(PerBurst if style == "burst" else PerPacket, 1)
+    packets, seconds = measure(config, "hop1", n, cpu)
+    report("python-app", packets, seconds, as_json=as_json, style=style)
+
+
+@program.command("reconfigure")
+@bench_options("1000")
+def reconfigure(*, n: int, cpu: int | None, as_json: bool) -> None:
+    """Change the network N times while packets flow; an app comes, an app goes."""
+    one, other = chain(Forward, 4), chain(Forward, 4)
+    other.app("extra", Tee)
+    other.app("sink2", Sink)
+    other.links = {k for k in other.links if k.from_app != "hop4"}
+    other.link("hop4.tx -> extra.rx")
+    other.link("extra.tx1 -> sink.rx")
+    other.link("extra.tx2 -> sink2.rx")
+    with Engine(cpus=[cpu], large_packets=0) as engine:
+        engine.commit(one)
+        row = engine.link("source.tx -> hop1.rx").row
+        packets, start = row["txpackets"], time.monotonic()
+        for i in range(n):
+            engine.commit(one if i % 2 else other)
+        seconds = time.monotonic() - start
+        report(
+            "reconfigure",
+            row["txpackets"] - packets,
+            seconds,
+            as_json=as_json,
+            reconfigurations=n,
+            per_second=round(n / seconds, 1),
+            longest_gap_us=round(engine.workers[0].row["longest-gap-ns"] / 1e3, 1),
+        )
