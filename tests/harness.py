@@ -11,7 +11,7 @@ is retired, and every packet must be back.
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine.app import App
@@ -89,7 +89,7 @@ class Harness:
         link.freelist = self.freelist
         return link
 
-    def __enter__(self) -> "Harness":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,0 +1,1 @@
+"""General apps, each small; the basic ones are in `basic`."""

@@ -106,9 +106,9 @@ class Sink(App):
 class Forward(App):
     """One hop: what comes in goes out. A full output holds the input up.
 
-               +---------+
-        rx --->| Forward |---> tx
-               +---------+
+           +---------+
+    rx --->| Forward |---> tx
+           +---------+
     """
 
     inputs = Ports("rx")
@@ -119,9 +119,9 @@ class Forward(App):
 class Join(App):
     """Many inputs into one output, each in turn. A full output holds them up.
 
-                +------+
-        any --->| Join |---> tx
-                +------+
+            +------+
+    any --->| Join |---> tx
+            +------+
     """
 
     inputs = Ports(any_number=True)

@@ -32,7 +32,8 @@ class Fault(App):
         distance: packets, 1 to 1024.
         delay_us: how much later each packet goes, up to 10 s; an idle worker may take
             100 us more.
-        jitter_us: most of a random addition to it; changes no order.
+        jitter_us: most of a random addition to it; changes no order, a packet waits
+            for those before it.
 
     Counters: `drop-fault`, `corrupted`, `duplicated`, `reordered` (overtaken by one
     at least), `delayed`, `drop-delay-queue-full` (16384 packets are being delayed),

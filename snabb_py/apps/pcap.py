@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from snabb_py._native import ffi, lib
-from snabb_py.engine.app import App, Ports, Resources, check_range
+from snabb_py.engine.app import App, FiniteSource, Ports, Resources, check_range
 from snabb_py.errors import ConfigError, DeviceError
 
 #: LINKTYPE_ values (tcpdump.org/linktypes.html) that are met where Ethernet was meant.
@@ -77,6 +77,18 @@ def _inode(fd: int) -> str:
     return f"file {os.major(status.st_dev)}:{os.minor(status.st_dev)}:{status.st_ino}"
 
 
+def _open(path: str, flags: int, hint: str) -> int:
+    """Return a file descriptor.
+
+    Raises:
+        DeviceError: the system refuses.
+    """
+    try:
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        raise DeviceError(f"open {path}", error.errno or 0, hint) from None
+
+
 class Reading:
     """The note that a file is being read."""
 
@@ -84,7 +96,7 @@ class Reading:
         """Nothing is open here: each reader has a descriptor of its own."""
 
 
-class PcapReader(App):
+class PcapReader(FiniteSource):
     """The packets of a capture file, in order; as fast as they are taken.
 
         +------------+
@@ -149,32 +161,30 @@ class PcapReader(App):
             ConfigError: it is no capture of Ethernet frames, not a regular file, or
                 this network writes it.
         """
-        step = f"open {self.path}"
+        # Not blocking: a pipe would wait for its writer before we can refuse it.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        self.state.fd = _open(self.path, flags, "check its name and who may read it")
         try:
-            # Not blocking: a pipe would wait for its writer before we can refuse it.
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise DeviceError(step, error.errno or 0, "check the name and who may read it") from None
-        self.state.fd = fd
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise ConfigError(
-                    f"{self.path}: not a regular file; save the capture to one first"
-                )
-            note: object = resources.borrow(_inode(fd), Reading, shared=True)
-            if not isinstance(note, Reading):
-                raise ConfigError(
-                    f"{self.path}: is being written by this network; "
-                    "read another file"
-                )
-            answer = lib.pcap_reader_start(self.state)
-            if answer < 0:
-                raise DeviceError(f"read {self.path}", -answer)
-            if answer:
-                raise ConfigError(_explain(self.path, answer, self.state.detail))
+            self._examine(resources)
         except BaseException:
             self.close()
             raise
+
+    def _examine(self, resources: Resources) -> None:
+        if not stat.S_ISREG(os.fstat(self.state.fd).st_mode):
+            raise ConfigError(
+                f"{self.path}: not a regular file; save the capture to one first"
+            )
+        note: object = resources.borrow(_inode(self.state.fd), Reading, shared=True)
+        if not isinstance(note, Reading):
+            raise ConfigError(
+                f"{self.path}: is being written by this network; read another file"
+            )
+        answer = lib.pcap_reader_start(self.state)
+        if answer < 0:
+            raise DeviceError(f"read {self.path}", -answer)
+        if answer:
+            raise ConfigError(_explain(self.path, answer, self.state.detail))
 
     def close(self) -> None:
         """Close the file."""
@@ -296,12 +306,8 @@ class PcapWriter(App):
             ConfigError: it is nothing to write a capture to, this network reads it or
                 writes it already, or its settings would change on the way.
         """
-        try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise DeviceError(
-                f"open {self.path}", error.errno or 0, "check the directory and who may write there"
-            ) from None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        fd = _open(self.path, flags, "check the directory and who may write there")
         made: list[Output] = []
 
         def make() -> Output:

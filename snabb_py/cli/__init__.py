@@ -55,7 +55,7 @@ class Programs(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, "-V", "--version", prog_name="snabb-py")
 def cli(*, debug: bool) -> None:
-    """Move Ethernet packets between cards, virtual machines and files, past the kernel.
+    r"""Move Ethernet packets between cards, guests and files, past the kernel.
 
     \b
     Examples:

@@ -86,9 +86,7 @@ def report(
     )
 
 
-def measure(
-    config: Config, app: str, n: int, cpu: int | None
-) -> tuple[int, float]:
+def measure(config: Config, app: str, n: int, cpu: int | None) -> tuple[int, float]:
     """Run until n packets have come out of an app; return packets and seconds."""
     with Engine(cpus=[cpu], large_packets=0) as engine:
         engine.commit(config)
@@ -104,7 +102,7 @@ def measure(
 
 @click.group("bench")
 def program() -> None:
-    """Measure the engine itself, on one core.
+    r"""Measure the engine itself, on one core.
 
     Absolute rates depend on the machine and the minute: compare what was measured
     in turns.

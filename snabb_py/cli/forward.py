@@ -6,6 +6,7 @@ from snabb_py.apps.basic import Forward, Police
 from snabb_py.cli.interfaces import Direction, Interface, attach, attach_memory
 from snabb_py.cli.options import engine_options, report_options
 from snabb_py.cli.run import Reporter, run
+from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -36,7 +37,8 @@ def build(
             raise ConfigError(f'interface "{a}": cannot be both ends')
         ends = attach(config, "a", a), attach(config, "b", b)
     directions = []
-    for name, source, target in (("ab", *ends), ("ba", *reversed(ends))):
+    ways = (("ab", ends[0], ends[1]), ("ba", ends[1], ends[0]))
+    for name, source, target in ways:
         if source.receive is None or (name == "ba" and not bidir):
             _leave_out(config, source, target)
             continue
@@ -95,17 +97,15 @@ def text_graph(config: Config, directions: list[Direction]) -> str:
 
 
 def has_end(config: Config, directions: list[Direction]) -> bool:
-    """Return whether all packets come from sources that come to an end."""
-    return all(
-        hasattr(config.apps[d.source_app].cls, "is_done") for d in directions
-    )
+    """Return whether all packets come from captures, which come to an end."""
+    classes = [config.apps[d.source_app].cls for d in directions]
+    return all(issubclass(cls, FiniteSource) for cls in classes)
 
 
 def is_done(engine: Engine, directions: list[Direction]) -> bool:
-    """Return whether all of them have."""
-    return all(
-        getattr(engine.apps[d.source_app].instance, "is_done") for d in directions  # noqa: B009
-    )
+    """Return whether all of them have been sent."""
+    sources = [engine.apps[d.source_app].instance for d in directions]
+    return all(isinstance(s, FiniteSource) and s.is_done for s in sources)
 
 
 @click.command(
@@ -151,7 +151,7 @@ def program(  # noqa: PLR0913 - the options of a program
     cpu: int | None,
     busy: bool,
 ) -> None:
-    """Join the interfaces A and B through a chain of forwarders.
+    r"""Join the interfaces A and B through a chain of forwarders.
 
     \b
     An interface is one of
@@ -175,9 +175,7 @@ def program(  # noqa: PLR0913 - the options of a program
         raise click.UsageError("give both interfaces, or neither")
     config, directions = build(a, b, hops=hops, bidir=bidir, police=police)
     if graph:
-        print(
-            config.graphviz() if graph == "dot" else text_graph(config, directions)
-        )
+        print(config.graphviz() if graph == "dot" else text_graph(config, directions))
         return
     large = any(d.source.needs_large or d.target.needs_large for d in directions)
     reporter = Reporter("forward", as_json=as_json)

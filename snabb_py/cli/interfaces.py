@@ -1,9 +1,9 @@
 """Interfaces by name: the words that every program takes, made into apps.
 
-    raw:IFNAME              a network interface of the kernel, by AF_PACKET
-    tap:NAME                a tap interface, made if it is not there
-    pcap:IN.pcap[,OUT.pcap] a capture to send, and one to write; either may be left out
-    null                    gives nothing, swallows everything
+raw:IFNAME              a network interface of the kernel, by AF_PACKET
+tap:NAME                a tap interface, made if it is not there
+pcap:IN.pcap[,OUT.pcap] a capture to send, and one to write; either may be left out
+null                    gives nothing, swallows everything
 """
 
 from collections.abc import Callable
@@ -68,21 +68,21 @@ def _attach_null(config: Config, name: str, word: str, rest: str) -> Interface:
 
 
 def _attach_raw(config: Config, name: str, word: str, rest: str) -> Interface:
-    from snabb_py.apps.rawsocket import RawSocket  # noqa: PLC0415
+    from snabb_py.apps.rawsocket import RawSocket
 
     config.app(name, RawSocket, ifname=rest)
     return Interface(word, f"{name}.tx", f"{name}.rx", needs_large=True)
 
 
 def _attach_tap(config: Config, name: str, word: str, rest: str) -> Interface:
-    from snabb_py.apps.tap import Tap  # noqa: PLC0415
+    from snabb_py.apps.tap import Tap
 
     config.app(name, Tap, name=rest)
     return Interface(word, f"{name}.tx", f"{name}.rx", needs_large=True)
 
 
 def _attach_pcap(config: Config, name: str, word: str, rest: str) -> Interface:
-    from snabb_py.apps.pcap import PcapReader, PcapWriter  # noqa: PLC0415
+    from snabb_py.apps.pcap import PcapReader, PcapWriter
 
     source, _, target = rest.partition(",")
     if not source and not target:
@@ -107,6 +107,21 @@ _MAKERS: dict[str, Callable[[Config, str, str, str], Interface]] = {
     "tap": _attach_tap,
     "pcap": _attach_pcap,
 }
+
+
+def app_drops(engine: Engine, name: str, but_not: str = "-") -> dict[str, int]:
+    """Return what an app has lost by "app reason".
+
+    Args:
+        engine: runs it.
+        name: the app's.
+        but_not: prefix of the reasons that concern its other direction.
+    """
+    return {
+        f"{name} {reason}": n
+        for reason, n in engine.apps[name].counters.items()
+        if n and counter.is_drop(reason) and not reason.startswith(but_not)
+    }
 
 
 @dataclass(frozen=True)
@@ -136,34 +151,21 @@ class Direction:
         """Return the counts as they are now."""
         first = self._link_from(engine, self.source_app)
         last = self._link_to(engine, self.target_app)
-        drops: dict[str, int] = {}
-
-        def note(name: str, reason: str, n: int) -> None:
-            if n:
-                drops[f"{name} {reason}"] = n
-
-        for reason, n in engine.apps[self.source_app].counters.items():
-            if counter.is_drop(reason) and not reason.startswith("drop-tx-"):
-                note(self.source_app, reason, n)
-        at_source = sum(drops.values())
+        at_source = app_drops(engine, self.source_app, "drop-tx-")
+        at_target = app_drops(engine, self.target_app, "drop-rx-")
+        drops = dict(at_source)
         for name in self.apps:
-            for reason, n in engine.apps[name].counters.items():
-                if counter.is_drop(reason):
-                    note(name, reason, n)
-        chain = (self.source_app, *self.apps)
+            drops |= app_drops(engine, name)
+        chain = {self.source_app, *self.apps}
         for spec, link in engine.links.items():
-            if spec.from_app in chain and spec.to_app in (*self.apps, self.target_app):
-                note(str(spec), "txdrop", link.counters["txdrop"])
-        at_target = 0
-        for reason, n in engine.apps[self.target_app].counters.items():
-            if counter.is_drop(reason) and not reason.startswith("drop-rx-"):
-                note(self.target_app, reason, n)
-                at_target += n
+            if spec.from_app in chain and spec.to_app != self.source_app:
+                n = link.counters["txdrop"]
+                drops |= {f"{spec} txdrop": n} if n else {}
         return Reading(
-            offered=first["txpackets"] + first["txdrop"] + at_source,
-            forwarded=last["rxpackets"] - at_target,
+            offered=first["txpackets"] + first["txdrop"] + sum(at_source.values()),
+            forwarded=last["rxpackets"] - sum(at_target.values()),
             bytes=last["rxbytes"],
-            drops=drops,
+            drops=drops | at_target,
         )
 
     @staticmethod

@@ -126,7 +126,7 @@ def plain_line(look: dict[str, Any], direction: dict[str, Any]) -> str:
 
 def table(look: dict[str, Any], title: str) -> "Table":
     """Return a look as a table for a terminal."""
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table
 
     result = Table(title=f"{title}  {look['seconds']:.0f} s", title_justify="left")
     result.add_column("direction")
@@ -153,7 +153,7 @@ class Reporter:
         self.as_json = as_json
         self._live: Any = None
         if not as_json and sys.stdout.isatty():
-            from rich.live import Live  # noqa: PLC0415
+            from rich.live import Live
 
             self._live = Live(auto_refresh=False)
             self._live.start()

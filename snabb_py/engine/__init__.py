@@ -1,0 +1,1 @@
+"""Packets, links, apps and the engine that breathes them."""

@@ -118,6 +118,15 @@ class App:
         return None
 
 
+class FiniteSource(App):
+    """The base of apps whose packets come to an end."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all packets have been sent."""
+        raise NotImplementedError
+
+
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Refuse an argument out of range.
 

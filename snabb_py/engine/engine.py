@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Self, cast
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine import counter
@@ -103,12 +103,12 @@ class Engine:
         if not 1 <= burst <= lib.LINK_CAPACITY:
             raise ConfigError(f"burst {burst}: not within 1 to {lib.LINK_CAPACITY}")
         self.nworkers = workers
-        self.network = Network()
-        self.config = Config()
+        self.network: Network = Network()
+        self.config: Config = Config()
         self.timers = Timers()
         self.log = log or (lambda line: print(line, file=sys.stderr, flush=True))
         self.stop_on_error = stop_on_error
-        self.started_at = time.monotonic()
+        self.started_at: float = time.monotonic()
         self._cpus = cpus
         self._settings = {"burst": burst, "busy": busy}
         self._apps: dict[str, RunningApp] = {}
@@ -137,7 +137,7 @@ class Engine:
                 self.control = Control(self, self.directory.path / "control")
             undo.pop_all()
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -187,7 +187,7 @@ class Engine:
                     self._add_worker(len(self._workers))
             change = self._build(network, actions)
             try:
-                self._hand_over(change)
+                self._hand_over(change, timeout)
             except SnabbError:
                 self._undo(change)
                 raise
@@ -272,9 +272,7 @@ class Engine:
             with self._lock:
                 other = self._make(name, spec)
                 other.open(lease)
-            if not isinstance(other, PythonApp):
-                raise AssertionError(name)
-            return other
+            return cast("PythonApp", other)
 
         freelist = self._workers[spec.worker or 0].freelist
         running.runner = Runner(name, instance, running.app, freelist, remake)
@@ -302,7 +300,7 @@ class Engine:
         old = self._apps.get(running.name)
         return old is not None and old.row is running.row
 
-    def _hand_over(self, change: Change) -> None:
+    def _hand_over(self, change: Change, timeout: float) -> None:
         """Publish to each worker and wait.
 
         Workers that run Python come first: only they can fail to answer, and then
@@ -315,7 +313,7 @@ class Engine:
             if self.network.worker_of(name) != change.network.worker_of(name)
         }
         if moving:
-            self._take_out(moving)
+            self._take_out(moving, timeout)
         retired = [self._apps[n] for n in (*actions.stop, *actions.restart)]
         unlinked = [self._links[spec] for spec in actions.unlink]
         for worker in reversed(self._workers):
@@ -331,12 +329,12 @@ class Engine:
                 [k for k in unlinked if self._worker_of(k) == worker.number],
             )
             worker.publish(plan)
-            worker.wait(timeout=5.0)
+            worker.wait(timeout)
 
     def _worker_of(self, link: RunningLink) -> int:
         return self.network.worker_of(link.spec.from_app)
 
-    def _take_out(self, names: set[str]) -> None:
+    def _take_out(self, names: set[str], timeout: float) -> None:
         """Stop apps that will go on elsewhere: two workers must not share one."""
         network = Network(
             {n: s for n, s in self.network.apps.items() if n not in names},
@@ -361,7 +359,7 @@ class Engine:
                 worker.publish(
                     worker.assemble(network, self._apps, self._links, leaving, links)
                 )
-                worker.wait(timeout=5.0)
+                worker.wait(timeout)
 
     def _settle(self, change: Change) -> None:
         """Free what no worker refers to any more, make the change official."""
@@ -378,9 +376,10 @@ class Engine:
                 self.counters.remove(old.row)
         for spec in actions.unlink:
             self.counters.remove(old_links[spec].row)
-        for built in (*change.new_apps, *change.new_links):
-            if built.row and built.row.entry is None:
-                self.counters.publish(built.row)
+        rows = [a.row for a in change.new_apps] + [k.row for k in change.new_links]
+        for row in rows:
+            if row and row.entry is None:
+                self.counters.publish(row)
 
     # -- running ---------------------------------------------------------------
 
@@ -514,13 +513,10 @@ class Engine:
         return drops
 
     def _on_links(self) -> int:
-        return sum(
-            (k.link.write - k.link.read) % 2**32 for k in self._links.values()
-        ) + sum(
-            running.state.write - running.state.read
-            for running in self._apps.values()
-            if running.name.endswith(">")
-        )
+        links = [k.link for k in self._links.values()]
+        rings = [a.state for n, a in self._apps.items() if n.endswith(">")]
+        n = sum(int(k.write - k.read) % 2**32 for k in links)
+        return n + sum(int(ring.write - ring.read) for ring in rings)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -53,9 +53,9 @@ class _Interlink(App):
 class InterlinkTransmitter(_Interlink):
     """The producer's side.
 
-               +----------------------+
-        rx --->| InterlinkTransmitter |~~~>
-               +----------------------+
+           +----------------------+
+    rx --->| InterlinkTransmitter |~~~>
+           +----------------------+
     """
 
     inputs = Ports("rx")
@@ -65,9 +65,9 @@ class InterlinkTransmitter(_Interlink):
 class InterlinkReceiver(_Interlink):
     """The consumer's side.
 
-            +-------------------+
-        ~~~>| InterlinkReceiver |---> tx
-            +-------------------+
+        +-------------------+
+    ~~~>| InterlinkReceiver |---> tx
+        +-------------------+
     """
 
     outputs = Ports("tx")

@@ -79,9 +79,7 @@ def expand(config: Config, nworkers: int) -> Network:
     return _interlink(apps, config.links)
 
 
-def _check_port(
-    config: Config, link: LinkSpec, app: str, port: str, side: str
-) -> None:
+def _check_port(config: Config, link: LinkSpec, app: str, port: str, side: str) -> None:
     if app not in config.apps:
         raise ConfigError(f'link "{link}": there is no app "{app}"')
     cls = config.apps[app].cls
@@ -181,7 +179,9 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     ]
 
 
-def port_order(network: Network, app: str, side: str) -> list[tuple[str, LinkSpec | None]]:
+def port_order(
+    network: Network, app: str, side: str
+) -> list[tuple[str, LinkSpec | None]]:
     """Return (port, link or None) of an app's inputs or outputs in C's order."""
     if side == "inputs":
         linked = {link.to_port: link for link in network.links if link.to_app == app}

@@ -1,12 +1,12 @@
-"""Apps written in Python.
+r"""Apps written in Python.
 
 Per packet, simple:
 
     class OnlyIpv6(PythonApp):
         inputs, outputs = Ports("rx"), Ports("tx")
 
-        def packet(self, packet):           # "tx": on to that port; None: drop it
-            return "tx" if packet.data[12:14] == b"\\x86\\xdd" else None
+        def packet(self, packet):       # "tx": on to that port; None: drop it
+            return "tx" if packet.data[12:14] == b"\x86\xdd" else None
 
 Per burst, several times as fast:
 
@@ -14,8 +14,8 @@ Per burst, several times as fast:
             self.input["rx"].move(self.output["tx"])
 
 Also `pull()` (bring packets in), `tick()` (1 kHz) and `close()`. Ports, counters and
-arguments are declared as for any app; `self.count("drop-odd")` counts, `self.new_packet`
-makes packets.
+arguments are declared as for any app; `self.count("drop-odd")` counts,
+`self.new_packet` makes packets.
 
 An exception isolates the app that raised it: its packets are dropped and counted
 (`drop-app-failed`), everything else runs on; after a pause that doubles with each
@@ -48,7 +48,8 @@ class PythonApp(App):
     #: ns on CLOCK_MONOTONIC at the start of the breath.
     now: int = 0
 
-    _runner: "Runner"
+    #: What calls the app.
+    runner: "Runner"
 
     @classmethod
     def has(cls, operation: str) -> bool:
@@ -64,7 +65,7 @@ class PythonApp(App):
 
     def count(self, name: str, n: int = 1) -> None:
         """Count under one of the class's `counters`."""
-        self._runner.count(name, n)
+        self.runner.count(name, n)
 
     def new_packet(self, data: bytes) -> Packet | None:
         """Return a new packet of these bytes, or None when the pool is empty.
@@ -72,7 +73,7 @@ class PythonApp(App):
         Raises:
             ValueError: more than 66 KiB.
         """
-        owner = self._runner.owner
+        owner = self.runner.owner
         if len(data) > lib.PACKET_LARGE_SIZE:
             raise ValueError(f"{len(data)} bytes do not fit in a packet")
         pointer = lib.engine_packet_alloc(owner.freelist, len(data))
@@ -113,7 +114,7 @@ class Runner:
         self._scratch = ffi.new("struct packet *[]", lib.LINK_CAPACITY)
         self.failure = ""
         self._unreported = False
-        instance._runner = self
+        instance.runner = self
 
     def expect_ports(self, array: Any, inputs: list[str], outputs: list[str]) -> None:
         """Say what the ports are called once `app.input` is this array."""
@@ -149,13 +150,9 @@ class Runner:
 
     def _cursors(self) -> int:
         app = self.app
-        return sum(
-            app.input[i].counters.rxpackets for i in range(app.ninput) if app.input[i]
-        ) + sum(
-            app.output[i].counters.txpackets
-            for i in range(app.noutput)
-            if app.output[i]
-        )
+        counts = [k.counters.rxpackets for k in app.input[0 : app.ninput] if k]
+        counts += [k.counters.txpackets for k in app.output[0 : app.noutput] if k]
+        return sum(map(int, counts))
 
     def call(self, operation: str) -> int:
         """Run one operation of the app; return how many packets it moved."""
@@ -198,11 +195,8 @@ class Runner:
                 self.count("drop-app", dropped)
 
     def _discard_inputs(self) -> int:
-        n = sum(
-            lib.engine_link_discard(self.app.input[i], lib.LINK_CAPACITY)
-            for i in range(self.app.ninput)
-            if self.app.input[i]
-        )
+        links = [link for link in self.app.input[0 : self.app.ninput] if link]
+        n = sum(int(lib.engine_link_discard(k, lib.LINK_CAPACITY)) for k in links)
         self.count("drop-app-failed", n)
         return n
 
@@ -247,7 +241,7 @@ class Runner:
             self.failure = f"{type(error).__name__}: {error}"
             self._unreported = True
             return None
-        instance._runner = self  # noqa: SLF001 - the two are one thing in two halves
+        instance.runner = self
         self.count("app-restarts")
         self.instance = instance
         return None

@@ -5,7 +5,8 @@ one name at a time, so that a change of the network neither closes it nor opens 
 twice. Imports errors.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -31,7 +32,7 @@ class Registry:
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
-        self.leaving: Set[str] = frozenset()
+        self.leaving: AbstractSet[str] = frozenset()
         self._entries: dict[str, _Entry] = {}
 
     def lease(self, owner: str) -> "Lease":

@@ -69,7 +69,9 @@ def parse_cpus(text: str) -> list[int]:
         try:
             cpus += range(int(low), int(high or low) + 1)
         except ValueError:
-            raise ConfigError(f'CPU list "{text}": expected "2", "0,3" or "4-7"') from None
+            raise ConfigError(
+                f'CPU list "{text}": expected "2", "0,3" or "4-7"'
+            ) from None
     return cpus
 
 
@@ -97,7 +99,7 @@ class Worker:
         busy: never sleep.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the settings of one thing
         self,
         number: int,
         pool: Any,
@@ -239,9 +241,7 @@ class Worker:
         return plan, keep
 
     def publish(self, plan: tuple[Any, ...]) -> None:
-        """Give the worker a plan; what the last one pointed to must live on until
-        `wait` returns.
-        """
+        """Give the worker a plan; keep what the last one pointed to until `wait`."""
         self._previous, self._keep = self._keep, plan
         self._published += 1
         lib.worker_publish(self.worker, plan[0])

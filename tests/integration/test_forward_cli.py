@@ -1,0 +1,280 @@
+"""`snabb-py forward` and `bench` as a user calls them: output, errors, signals."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snabb_py.engine import control, shm
+from snabb_py.engine.shm import CountersReader
+
+SNABB = [sys.executable, "-m", "snabb_py"]
+ENVIRONMENT = {**os.environ, "COLUMNS": "100"}
+
+
+def snabb(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*SNABB, *arguments], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*SNABB, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def forward(*arguments: str) -> dict[str, Any]:
+    lines = snabb("forward", *arguments, "--json").stdout.splitlines()
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
+
+
+def test_both_directions_without_interfaces() -> None:
+    result = forward("--hops", "8", "--bidir", "--duration", "0.5")
+    assert [(d["from"], d["to"]) for d in result["directions"]] == [
+        ("memory:a", "memory:b"),
+        ("memory:b", "memory:a"),
+    ]
+    for d in result["directions"]:
+        assert d["forwarded"] == d["offered"] > 0
+        assert d["lost"] == 0
+        assert d["mpps"] > 0
+        assert d["drops"] == {}
+
+
+def test_police_passes_its_rate_and_names_its_drops() -> None:
+    (d,) = forward("--police", "2", "--duration", "1.5")["directions"]
+    assert d["gbps"] == pytest.approx(2, rel=0.05)
+    assert d["lost"] == sum(d["drops"].values())
+    assert set(d["drops"]) == {"ab-police drop-policed"}
+
+
+def test_reports_are_json_lines() -> None:
+    lines = snabb(
+        "forward", "--duration", "0.5", "--interval", "0.1", "--json"
+    ).stdout.splitlines()
+    looks = [json.loads(line) for line in lines]
+    assert len(looks) >= 4
+    assert looks[0]["directions"][0]["mpps"] > 0
+    counts = [look["directions"][0]["forwarded"] for look in looks]
+    assert counts == sorted(counts)
+
+
+def test_plain_output_says_what_stands_for_the_cards() -> None:
+    done = snabb("forward", "--duration", "0.3", "--interval", "0.1")
+    assert "no interfaces given" in done.stderr
+    assert "memory:a -> memory:b: offered" in done.stdout
+
+
+def test_a_terminal_gets_a_table() -> None:
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*SNABB, "forward", "--duration", "0.5", "--interval", "0.1"],
+        stdout=child,
+        stderr=child,
+        env={**ENVIRONMENT, "TERM": "xterm"},
+    )
+    os.close(child)
+    output = b""
+    while True:
+        try:
+            data = os.read(parent, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        output += data
+    os.close(parent)
+    assert process.wait(20) == 0
+    assert "drops by reason".encode() in output
+    assert "┃".encode() in output
+
+
+def test_the_graph_is_printed_and_nothing_runs() -> None:
+    text = snabb("forward", "--hops", "2", "--bidir", "--graph").stdout
+    assert text.splitlines()[:4] == [
+        "memory:a -> memory:b",
+        "  a-in (Source)",
+        "    -> ab-hop1 (Forward)",
+        "    -> ab-hop2 (Forward)",
+    ]
+    assert snabb("forward", "--graph", "dot").stdout.startswith("digraph")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_the_summary(number: signal.Signals) -> None:
+    process = start("forward", "--interval", "0.1", "--json", "--bidir")
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1])["program"] == "forward"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["raw:eth0"], 2, "give both interfaces"),
+        (["bogus", "null"], 2, 'interface "bogus": expected raw:IFNAME'),
+        (["null", "null"], 2, "nothing comes from"),
+        (["null:x", "null"], 2, "null takes no name"),
+        (["pcap:", "null"], 2, "expected pcap:IN.pcap"),
+        (["pcap:/no/such.pcap", "null"], 1, "/no/such.pcap"),
+        (["pcap:/dev/null", "null"], 2, "/dev/null"),
+        (["raw:no-such-if0", "null"], 1, "no-such-if0"),
+        (["raw:", "null"], 2, "raw"),
+        (["tap:a/b", "null"], 2, "a/b"),
+        (["tap:x", "tap:x"], 2, "cannot be both ends"),
+        (["--hops", "-1"], 2, "--hops"),
+        (["--hops", "1000000"], 2, "--hops"),
+        (["--hops", "x"], 2, "--hops"),
+        (["--cpu", "9999"], 2, "CPU 9999"),
+        (["--cpu", "-1"], 2, "CPU -1"),
+        (["--police", "0"], 2, "--police"),
+        (["--duration", "-1"], 2, "--duration"),
+        (["--interval", "0"], 2, "--interval"),
+        (["--nonsense"], 2, "--nonsense"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], status: int, words: str) -> None:
+    done = snabb("forward", *arguments, status=status)
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert words in last
+    if status == 1:
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unknown_program_is_named() -> None:
+    assert "frobnicate" in snabb("frobnicate", status=2).stderr
+
+
+def test_help_of_all() -> None:
+    text = snabb("--help").stdout
+    for name in ("bench", "forward"):
+        assert name in text
+        assert "Examples:" in snabb(name, "--help").stdout
+    for name in ("basic1", "hops", "python-app", "reconfigure"):
+        assert "Usage:" in snabb("bench", name, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "benchmark"),
+    [
+        (["basic1", "1e6"], "basic1"),
+        (["hops", "1e6", "--hops", "2"], "hops"),
+        (["hops", "1e6", "--hops", "0"], "hops"),
+        (["python-app", "1e4"], "python-app"),
+        (["python-app", "1e4", "--style", "packet"], "python-app"),
+        (["reconfigure", "20"], "reconfigure"),
+    ],
+)
+def test_benchmarks_print_one_line(arguments: list[str], benchmark: str) -> None:
+    result = json.loads(snabb("bench", *arguments, "--json").stdout)
+    assert result["benchmark"] == benchmark
+    assert result["packets"] > 0
+    assert result["mpps"] == pytest.approx(
+        result["packets"] / result["seconds"] / 1e6, rel=0.1
+    )
+    assert len(snabb("bench", *arguments).stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("n", ["0", "-5", "x", "1e99", "nan"])
+def test_a_senseless_number_of_packets(n: str) -> None:
+    assert "1 to 1e15" in snabb("bench", "basic1", "--", n, status=2).stderr
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.01)
+
+
+def test_counters_and_control_of_a_running_instance() -> None:
+    process = start("forward", "--hops", "3", "--json")
+    directory = shm.runtime_directory() / str(process.pid)
+    try:
+        wait_for(directory / "control")
+        assert (directory / "control").stat().st_mode & 0o777 == 0o600
+        assert process.stdout
+        process.stdout.readline()
+        reader = CountersReader(directory / "counters")
+        assert reader.program == "forward"
+        rows = reader.read()
+        first = rows["links/a-in.tx -> ab-hop1.rx"]
+        assert isinstance(first, dict)
+        assert first["txpackets"] >= first["rxpackets"] > 0
+        histogram = rows["workers/0/breath-gap-ns"]
+        assert isinstance(histogram, list)
+        assert sum(histogram) > 0
+        reader.close()
+        answer = control.call(directory / "control", "config")
+        assert answer["apps"]["ab-hop2"]["class"] == "Forward"
+        assert "digraph" in control.call(directory / "control", "graph")
+        assert "config" in control.call(directory / "control", "help")
+        with pytest.raises(Exception, match="expected"):
+            control.call(directory / "control", "nonsense")
+        control.call(directory / "control", "end")
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert not directory.exists()
+
+
+def test_what_a_killed_instance_left_is_removed_by_the_next() -> None:
+    process = start("forward", "--json")
+    directory = shm.runtime_directory() / str(process.pid)
+    wait_for(directory / "control")
+    process.kill()
+    process.communicate()
+    assert directory.exists()
+    snabb("forward", "--duration", "0")
+    assert not directory.exists()
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m snabb_py forward --duration 1 --interval 0.05 | head -n 1",
+        shell=True,  # noqa: S602 - the pipe is the point
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.need("root")
+def test_a_user_without_rights_gets_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        [*SNABB, "forward", "raw:lo", "null", "--duration", "0"],
+        check=False,
+        capture_output=True,
+        text=True,
+        user=65534,
+        env={**ENVIRONMENT, "XDG_RUNTIME_DIR": ""},
+        timeout=30,
+    )
+    if "No module named" in done.stderr or "Permission" in done.stderr[:60]:
+        pytest.fail("nobody cannot read this checkout: " + done.stderr)
+    assert done.returncode == 1
+    assert "lo" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
