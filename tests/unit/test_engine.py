@@ -355,9 +355,9 @@ def test_a_worker_runs_where_it_is_told() -> None:
     cpu = max(os.sched_getaffinity(0))
     with small_engine(cpus=[cpu]):
         threads = [
-            int(tid)
-            for tid in os.listdir("/proc/self/task")
-            if open(f"/proc/self/task/{tid}/comm").read().strip() == "worker-0"  # noqa: SIM115
+            int(task.name)
+            for task in Path("/proc/self/task").iterdir()
+            if (task / "comm").read_text().strip() == "worker-0"
         ]
         assert [os.sched_getaffinity(tid) for tid in threads] == [{cpu}]
 

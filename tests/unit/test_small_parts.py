@@ -1,0 +1,231 @@
+"""Histogram, timers, counters file, control socket, memory, start-up: the small parts."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snabb_py._native import ffi, lib
+from snabb_py.engine import histogram, memory, shm
+from snabb_py.engine.control import LONGEST_REQUEST
+from snabb_py.engine.engine import Engine
+from snabb_py.engine.memory import Memory, Pool
+from snabb_py.engine.shm import Counters, CountersReader, InstanceDirectory
+from snabb_py.engine.timer import Timers
+from snabb_py.errors import ConfigError
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_c_and_python_agree_on_buckets(value: int) -> None:
+    index = lib.engine_histogram_bucket(value)
+    assert index < lib.HISTOGRAM_BUCKETS
+    assert histogram.bucket_low(index) <= value < histogram.bucket_low(index + 1)
+
+
+def test_percentiles_are_never_too_good() -> None:
+    counts = [0] * lib.HISTOGRAM_BUCKETS
+    assert histogram.percentile(counts, 0.5) == 0
+    values = list(range(1, 1001))
+    for value in values:
+        counts[lib.engine_histogram_bucket(value)] += 1
+    for share in (0.01, 0.5, 0.99, 1.0):
+        exact = values[max(0, int(share * 1000) - 1)]
+        assert exact <= histogram.percentile(counts, share) <= exact * 1.25 + 1
+    assert sum(n for _, _, n in histogram.buckets(counts)) == 1000
+
+
+def test_timers_keep_order_and_beat() -> None:
+    timers, calls = Timers(), []
+    timers.at(5, lambda: calls.append("five"))
+    timers.at(1, lambda: calls.append("beat"), repeat=2)
+    gone = timers.at(2, lambda: calls.append("never"))
+    gone.cancel()
+    assert timers.next_due() == 1
+    assert timers.run(0.5) == 0
+    assert timers.run(1) == 1
+    assert timers.run(10) == 2  # missed beats are not made up for
+    assert calls == ["beat", "beat", "five"]
+    assert timers.next_due() == 11
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40)), max_size=60))
+def test_rows_never_overlap(changes: list[tuple[int, int]]) -> None:
+    counters = Counters(None)
+    rows: dict[int, shm.Row] = {}
+    for key, count in changes:
+        if key in rows:
+            counters.remove(rows.pop(key))
+        else:
+            row = counters.make(f"r{key}", [f"c{i}" for i in range(count)])
+            counters.publish(row)
+            assert row.values() == [0] * count
+            for i in range(count):
+                row.pointer[i] = key * 1000 + i
+            rows[key] = row
+        for other, row in rows.items():
+            assert row.values() == [other * 1000 + i for i in range(row.count)]
+    counters.close()
+
+
+def test_a_reader_sees_what_was_written(tmp_path: Path) -> None:
+    counters = Counters(tmp_path / "counters", "program")
+    row = counters.make("apps/a", ("one", "two"))
+    counters.publish(row)
+    hidden = counters.make("apps/b", ("three",))
+    row.pointer[1] = 2**64 - 1
+    reader = CountersReader(tmp_path / "counters")
+    assert reader.read() == {"apps/a": {"one": 0, "two": 2**64 - 1}}
+    assert reader.program == "program"
+    counters.publish(hidden)
+    counters.remove(row)
+    assert reader.read() == {"apps/b": {"three": 0}}
+    reader.close()
+    counters.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"SNABBPY2" + bytes(9000)])
+def test_a_foreign_counters_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "counters"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="counters"):
+        CountersReader(path)
+
+
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.mkdir()
+    path.chmod(0o777)
+    with pytest.raises(ConfigError, match="others may write"):
+        shm.make_private(path)
+
+
+def test_one_instance_directory_to_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path / "run")
+    first = InstanceDirectory()
+    assert shm.is_alive(first.path)
+    with pytest.raises(ConfigError, match="another engine"):
+        InstanceDirectory()
+    first.close()
+    assert not first.path.exists()
+
+
+def test_the_control_socket_survives_bad_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path / "run")
+    with Engine(
+        packets=256, large_packets=0, huge=False, program="t", log=print
+    ) as engine:
+        assert engine.directory
+        path = str(engine.directory.path / "control")
+
+        def ask(data: bytes) -> bytes:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(5)
+                client.connect(path)
+                try:
+                    client.sendall(data)
+                    return client.recv(65536)
+                except (BrokenPipeError, ConnectionResetError):
+                    return b""
+
+        for bad in (
+            b"x\n",
+            b"[]\n",
+            b"{}\n",
+            b'{"verb": 7}\n',
+            b"\xff\n",
+            b"[" * 9999 + b"\n",
+        ):
+            assert json.loads(ask(bad))["ok"] is False
+        assert ask(b"x" * (LONGEST_REQUEST + 10)) == b""
+        idle = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+        for client in idle:
+            client.connect(path)
+        for client in idle:
+            client.close()
+        assert json.loads(ask(b'{"verb": "uptime"}\n'))["ok"] is True
+        # Two requests at once, and one in pieces.
+        assert ask(b'{"verb": "drops"}\n{"verb": "drops"}\n').count(b"\n") >= 1
+
+
+def test_slots_do_not_cross_huge_pages() -> None:
+    pool = Pool(1000, 70, 1, huge=False)
+    base = int(ffi.cast("uintptr_t", pool.memory.address))
+    assert base % memory.HUGE_PAGE == 0
+    freelist = memory.new_aligned("struct freelist *")
+    lib.freelist_init(freelist, pool.pool)
+    seen = set()
+    for slot_class, n, length, stride in (
+        (lib.PACKET_SMALL, 1000, 60, lib.PACKET_SMALL_STRIDE),
+        (lib.PACKET_LARGE, 70, 20_000, lib.PACKET_LARGE_STRIDE),
+    ):
+        for _ in range(n):
+            packet = lib.engine_packet_alloc(freelist, length)
+            assert packet
+            assert packet.slot_class == slot_class
+            start = int(ffi.cast("uintptr_t", packet)) - base
+            assert packet.iova == start + base
+            pages = {
+                start // memory.HUGE_PAGE,
+                (start + stride - 1) // memory.HUGE_PAGE,
+            }
+            assert len(pages) == 1
+            seen.add(start)
+        assert not lib.engine_packet_alloc(freelist, length)
+    assert len(seen) == 1070
+    assert not lib.engine_packet_alloc(freelist, lib.PACKET_LARGE_SIZE + 1)
+    pool.close()
+
+
+@pytest.mark.need("hugepages")
+def test_huge_pages_are_used_and_given_back() -> None:
+    before = int(memory.FREE_HUGEPAGES.read_text())
+    mapped = Memory(4 << 20)
+    assert mapped.is_huge
+    assert mapped.problem == ""
+    assert int(memory.FREE_HUGEPAGES.read_text()) == before - 2
+    mapped.close()
+    assert int(memory.FREE_HUGEPAGES.read_text()) == before
+
+
+def test_without_huge_pages_it_says_so_and_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = tmp_path / "free"
+    none.write_text("0")
+    monkeypatch.setattr(memory, "FREE_HUGEPAGES", none)
+    monkeypatch.setattr(memory, "NR_HUGEPAGES", tmp_path / "no" / "such")
+    mapped = Memory(4 << 20)
+    assert not mapped.is_huge
+    assert "sysctl vm.nr_hugepages=2" in mapped.problem
+    ffi.memmove(mapped.address + (4 << 20) - 4, b"last", 4)
+    mapped.close()
+
+
+def test_help_imports_little() -> None:
+    """What makes start-up slow stays out of `--help`."""
+    code = (
+        "import sys; from snabb_py import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted(m for m in sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+    )
+    for module in ("scapy", "pyroute2", "rich", "snabb_py._native", "_cffi_backend"):
+        assert f"'{module}'" not in done.stderr
+    assert "forward" in done.stdout
