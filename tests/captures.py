@@ -115,8 +115,9 @@ def frames_in(content: bytes) -> list[bytes]:
     frames = []
     with contextlib.suppress(EndOfSenseError, struct.error):
         for frame in read(content):
-            frames.append(frame)
-    return [frame for frame in frames if 0 < len(frame) <= 66 * 1024]
+            if 0 < len(frame) <= 66 * 1024:
+                frames.append(frame)  # noqa: PERF401 - kept when an error follows
+    return frames
 
 
 def demand(condition: bool) -> None:
