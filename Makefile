@@ -62,6 +62,12 @@ bench: build  ## run every benchmark, one number each
 	    PATH="$(CURDIR)/$(venv)/bin:$$PATH" "$$bench" || exit; \
 	done
 
+.PHONY: verify
+verify: build  ## long runs and measurements, each judged; SNABB=/path/to/snabb for the ratio
+	@for script in $(wildcard scripts/verify/*); do \
+	    echo "$$script"; $(python) "$$script" || exit; \
+	done
+
 .PHONY: clean
 clean:  ## remove all that make made, the virtual environment too
 	rm -rf $(venv) build dist *.egg-info snabb_py/_native.*so

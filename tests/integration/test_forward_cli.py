@@ -100,7 +100,7 @@ def test_a_terminal_gets_a_table() -> None:
         output += data
     os.close(parent)
     assert process.wait(20) == 0
-    assert "drops by reason".encode() in output
+    assert b"drops by reason" in output
     assert "┃".encode() in output
 
 
@@ -252,7 +252,7 @@ def test_what_a_killed_instance_left_is_removed_by_the_next() -> None:
 def test_a_closed_pipe_is_no_traceback() -> None:
     done = subprocess.run(
         f"{sys.executable} -m snabb_py forward --duration 1 --interval 0.05 | head -n 1",
-        shell=True,  # noqa: S602 - the pipe is the point
+        shell=True,
         check=False,
         capture_output=True,
         text=True,

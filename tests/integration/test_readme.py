@@ -1,0 +1,29 @@
+"""What the README shows works as printed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_example_app_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, script],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "'drop-app': 500" in done.stdout
+
+
+def test_every_make_target_named_exists() -> None:
+    named = set(re.findall(r"make ([a-z]+)", README.read_text()))
+    makefile = README.with_name("Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert named - {"and"} <= targets
