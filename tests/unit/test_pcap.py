@@ -233,7 +233,7 @@ def test_done(save: Save) -> None:
 def test_loop(save: Save, nframes: int) -> None:
     frames = [struct.pack(">I", i) + C for i in range(nframes)]
     with Harness(PcapReader(save(classic(frames)), loop=True)) as harness:
-        received = []
+        received = list[bytes]()
         while len(received) < 2 * nframes + 1:
             assert harness.breathe() == lib.WORKER_BURST
             received += harness.received()

@@ -1,4 +1,4 @@
-"""Histogram, timers, counters file, control socket, memory, start-up: the small parts."""
+"""The small parts: histogram, timers, counters file, control socket, memory."""
 
 import json
 import os
