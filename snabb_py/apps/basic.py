@@ -63,7 +63,8 @@ class Source(App):
         check_range("rate_pps", rate_pps, 0, 1e9)
         if sequence:
             check_range("size with sequence", len(frame), SEQUENCE_OFFSET + 8, 65535)
-        self.frame = ffi.new("uint8_t[]", frame.ljust(64, b"\0"))
+        # Whole cache lines, as C copies them.
+        self.frame = ffi.new("uint8_t[]", frame.ljust(-(-len(frame) // 64) * 64, b"\0"))
         self.config = ffi.new(
             "struct source_config *",
             {

@@ -3,7 +3,7 @@
 enum { SEQUENCE_WINDOW = 4096 }; /* packets; how late one may still come */
 
 struct source_config {
-    const uint8_t *frame; /* readable for at least 64 bytes, and size bytes */
+    const uint8_t *frame; /* readable up to the next multiple of 64 bytes */
     uint32_t size;
     uint32_t sequence; /* offset of a 64-bit number (network order), 0: none */
     uint64_t count;    /* packets to send, 0: without end */

@@ -1,5 +1,6 @@
 """PcapReader and PcapWriter, one at a time."""
 
+import contextlib
 import os
 import re
 import resource
@@ -569,31 +570,35 @@ def test_a_full_device(capfd: pytest.CaptureFixture[str]) -> None:
     )
 
 
-@pytest.fixture
-def file_size_limit() -> Iterator[Callable[[int], None]]:
-    """Set how large a file may grow: a full disk that can be emptied."""
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let files grow no further, our own output's included: a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_that_is_full_for_a_while(
-    tmp_path: Path, file_size_limit: Callable[[int], None]
-) -> None:
+# In the middle of the second record.
+FULL = 24 + 76 + 50
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path) -> None:
     path = tmp_path / "out.pcap"
     with Harness(PcapWriter(path)) as harness:
         harness.send([A, B, C])
         harness.breathe()
-        file_size_limit(24 + 76 + 50)  # in the middle of the second record
-        harness.tick()
-        said = [harness.app.supervise()]
-        assert path.stat().st_size == 150
-        harness.send([B])
-        harness.breathe()
-        harness.tick()
-        file_size_limit(10**6)
+        with file_size_limit(FULL):
+            harness.tick()
+            said = [harness.app.supervise()]
+            assert path.stat().st_size == FULL
+            harness.send([B])
+            harness.breathe()
+            harness.tick()
         harness.send([A])
         harness.breathe()
         harness.tick()
@@ -607,16 +612,15 @@ def test_a_disk_that_is_full_for_a_while(
 
 
 def test_a_disk_that_stays_full_keeps_whole_records(
-    tmp_path: Path,
-    file_size_limit: Callable[[int], None],
-    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "out.pcap"
-    with Harness(PcapWriter(path)) as harness:
-        harness.send([A, B, C])
-        harness.breathe()
-        file_size_limit(24 + 76 + 50)
+    harness = Harness(PcapWriter(path))
+    harness.send([A, B, C])
+    harness.breathe()
+    with file_size_limit(FULL):
         harness.tick()
+        harness.close()
     assert path.read_bytes()[24:] == path.read_bytes()[24 : 24 + 76]
     assert scapy_read(path) == [A]
     assert "2 packets are missing at the end: File too large" in capfd.readouterr().err
