@@ -5,7 +5,13 @@ so that `--help` is quick. Errors of ours become one line and an exit status her
 """
 
 import os
+import signal
 import sys
+
+# While modules are imported Ctrl-C just ends the process; `main` gives it its meaning.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from importlib import import_module
 
 import click
@@ -69,6 +75,9 @@ def cli(*, debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a program and exit: 0 well, 1 it failed, 2 it was called wrongly."""
+    # Programs without an ending of their own are unwound: what they hold is given back.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         sys.exit(cli.main(arguments, prog_name="snabb-py", standalone_mode=False) or 0)
     except click.ClickException as error:

@@ -5,7 +5,7 @@ import click
 from snabb_py.apps.basic import Forward, Police
 from snabb_py.cli.interfaces import Direction, Interface, attach, attach_memory
 from snabb_py.cli.options import engine_options, report_options
-from snabb_py.cli.run import Reporter, run
+from snabb_py.cli.run import Ending, Reporter, run
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
@@ -182,13 +182,17 @@ def program(  # noqa: PLR0913 - the options of a program
     try:
         if a is None:
             reporter.log("no interfaces given: traffic is made and swallowed in memory")
-        with Engine(
-            cpus=[cpu],
-            busy=busy,
-            large_packets=1024 if large else 0,
-            program="forward",
-            log=reporter.log,
-        ) as engine:
+        with (
+            Ending() as ending,
+            Engine(
+                cpus=[cpu],
+                busy=busy,
+                large_packets=1024 if large else 0,
+                program="forward",
+                log=reporter.log,
+            ) as engine,
+        ):
+            ending.of(engine)
             summary = run(
                 engine,
                 config,

@@ -8,9 +8,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from snabb_py.apps.basic import WIRE_OVERHEAD
 from snabb_py.cli.interfaces import Direction, Reading
@@ -22,20 +21,40 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@contextmanager
-def ending_on_signals(engine: Engine) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP end the engine instead of the process."""
+class Ending:
+    """Ctrl-C, SIGTERM and SIGHUP end the engine instead of the process.
 
-    def end(_number: int, _frame: object) -> None:
-        engine.end()
+        with Ending() as ending, Engine() as engine:
+            ending.of(engine)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    From the first line to the last: a signal that comes before there is an engine ends
+    it at once when there is, and none disturbs its closing.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._is_requested = False
+
+    def __enter__(self) -> Self:
+        self._before = {n: signal.signal(n, self._end) for n in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _end(self, _number: int, _frame: object) -> None:
+        self._is_requested = True
+        if self._engine:
+            self._engine.end()
+
+    def of(self, engine: Engine) -> None:
+        """End this engine from now on."""
+        self._engine = engine
+        if self._is_requested:
+            engine.end()
 
 
 def wire_gbps(packets: int, nbytes: int, seconds: float) -> float:
@@ -228,12 +247,11 @@ def run(  # noqa: PLR0913 - what a run consists of
 
     timer = engine.timers.at(meter.start + interval, report, interval)
     try:
-        with ending_on_signals(engine):
-            engine.commit(config)
-            engine.main(duration=duration, done=done)
-            ended = time.monotonic()
-            engine.drain()
-            summary = meter.summary(ended)
+        engine.commit(config)
+        engine.main(duration=duration, done=done)
+        ended = time.monotonic()
+        engine.drain()
+        summary = meter.summary(ended)
     finally:
         timer.cancel()
         reporter.stop()

@@ -130,6 +130,7 @@ class Engine:
             self.counters = Counters(path, program or "")
             undo.callback(self.counters.close)
             self.registry = Registry(self.pool.pool)
+            undo.callback(self._stop_workers)
             for number in range(workers):
                 self._add_worker(number)
             self.control = None
@@ -180,6 +181,8 @@ class Engine:
         After any of them the network runs on as it was.
         """
         with self._lock:
+            if self._is_closed:
+                raise ConfigError("the engine is closed")
             network = expand(config, self.nworkers)
             actions = difference(self.network, network)
             if any(spec.worker == self.nworkers for spec in network.apps.values()):
@@ -451,26 +454,39 @@ class Engine:
             still = still + 1 if is_still else 0
         return still >= 3 and not self._on_links()  # noqa: PLR2004
 
-    def close(self) -> None:
-        """Stop everything and give everything back."""
+    def close(self, *, timeout: float = 5.0) -> None:
+        """Stop everything and give everything back.
+
+        Args:
+            timeout: seconds to wait for an app that does not return, twice.
+
+        When an app in Python does not return, memory that its worker may touch is left
+        alone, and a line says so.
+        """
         with self._lock:
             if self._is_closed:
                 return
+            with contextlib.suppress(SnabbError):
+                self.commit(Config(), timeout=timeout)
             self._is_closed = True
-            if self.control:
-                self.control.close()
-            try:
-                with contextlib.suppress(SnabbError):
-                    self.commit(Config())
-            finally:
-                for worker in self._workers:
-                    worker.stop()
-                for worker in self._workers:
-                    worker.close()
-                self.counters.close()
-                self.pool.close()
-                if self.directory:
-                    self.directory.close()
+        # Without the lock: a control client may be waiting for it.
+        if self.control:
+            self.control.close()
+        if self._stop_workers(timeout):
+            self.counters.close()
+            self.pool.close()
+        if self.directory:
+            self.directory.close()
+
+    def _stop_workers(self, timeout: float = 5.0) -> bool:
+        have_ended = True
+        for worker in self._workers:
+            if worker.stop(timeout):
+                worker.close()
+            else:
+                have_ended = False
+                self.log(f"app {worker.current_app} does not return: left behind")
+        return have_ended
 
     # -- looking ---------------------------------------------------------------
 

@@ -118,9 +118,10 @@ class Runner:
 
     def expect_ports(self, array: Any, inputs: list[str], outputs: list[str]) -> None:
         """Say what the ports are called once `app.input` is this array."""
-        # Only the last two can be in use: the running plan's and the coming one's.
-        self._ports = dict(list(self._ports.items())[-1:])
-        self._ports[int(ffi.cast("uintptr_t", array))] = (inputs, outputs)
+        key = int(ffi.cast("uintptr_t", array))
+        # Popped first: an address that is used again comes last, as the newest.
+        self._ports.pop(key, None)
+        self._ports[key] = (inputs, outputs)
 
     def count(self, name: str, n: int = 1) -> None:
         """Count under one of the app's names."""
@@ -136,6 +137,12 @@ class Runner:
         if self._bound == (key, instance):
             return
         inputs, outputs = self._ports[key]
+        # What was announced before this one belongs to plans that are gone. Plans that
+        # were taken back stay until a later one is taken.
+        for old in list(self._ports):
+            if old == key:
+                break
+            del self._ports[old]
         instance.input = {
             name: Link(self.owner, app.input[i])
             for i, name in enumerate(inputs)

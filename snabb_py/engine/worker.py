@@ -157,11 +157,22 @@ class Worker:
         name = f"worker-{self.number}".encode()
         self._rc = lib.worker_run(self.worker, cpu, name)
 
-    def stop(self) -> None:
-        """End the thread; its free packets go back to the pool."""
+    def stop(self, timeout: float = 5.0) -> bool:
+        """End the thread; its free packets go back to the pool.
+
+        Returns:
+            Whether it ended in time. If not, an app in Python does not return, and
+            all that the thread may touch must stay where it is.
+        """
+        lib.worker_stop(self.worker)
         if self._thread:
-            lib.worker_stop(self.worker)
-            self._thread.join()
+            self._thread.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
+
+    @property
+    def current_app(self) -> str:
+        """The name of the app whose turn it is."""
+        return self._name_of(self.worker.current)
 
     def close(self) -> None:
         """Give up what is left; after `stop`."""

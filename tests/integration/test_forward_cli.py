@@ -276,3 +276,16 @@ def test_without_the_right_to_open_an_interface() -> None:
         assert word.partition(":")[2] in done.stderr
         assert "CAP_NET_" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("delay_ms", [0, 30, 60, 90, 120, 150, 200])
+def test_a_signal_at_start_up_leaves_nothing(delay_ms: int) -> None:
+    process = start("forward", "--json")
+    time.sleep(delay_ms / 1e3)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    # Killed while Python itself was starting, unwound, or ended with its summary.
+    assert process.returncode in (-signal.SIGTERM, -signal.SIGINT, 143, 130, 0)
+    assert "Traceback" not in errors
+    assert not (shm.runtime_directory() / str(process.pid)).exists()

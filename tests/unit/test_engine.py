@@ -420,3 +420,30 @@ def test_a_hung_app_is_named_and_nothing_changes() -> None:
         release.set()
         engine.commit(Config())
         assert engine.census().free == engine.pool.total
+
+
+def test_an_app_that_never_returns_is_left_behind() -> None:
+    from snabb_py.engine.python_app import PythonApp
+
+    release = threading.Event()
+
+    class Endless(PythonApp):
+        inputs = Ports("rx")
+
+        def push(self) -> None:
+            release.wait(60)
+
+    lines: list[str] = []
+    engine = Engine(packets=256, large_packets=0, huge=False, log=lines.append)
+    lines.clear()
+    config = Config()
+    config.app("source", Source)
+    config.app("endless", Endless)
+    config.link("source.tx -> endless.rx")
+    engine.commit(config)
+    until(lambda: engine.workers[1].current_app == "endless")
+    engine.close(timeout=0.2)
+    assert lines == ["app endless does not return: left behind"]
+    with pytest.raises(ConfigError, match="closed"):
+        engine.commit(config)
+    release.set()
