@@ -61,6 +61,17 @@ def has_tun() -> bool:
     return True
 
 
+def has_vlan() -> bool:
+    add = "ip link add d type dummy && ip link add link d name d.7 type vlan id 7"
+    trial = subprocess.run(
+        ["unshare", "--net", "sh", "-c", add],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PATH": SEARCH_PATH},
+    )
+    return trial.returncode == 0
+
+
 def has_two_cpus() -> bool:
     return len(os.sched_getaffinity(0)) > 1
 
@@ -85,6 +96,7 @@ REQUIREMENTS = {
     "tcpdump": program("tcpdump", "tcpdump"),
     "tun": Requirement(has_tun, "the right to open /dev/net/tun"),
     "two-cpus": Requirement(has_two_cpus, "two CPUs"),
+    "vlan": Requirement(has_vlan, "VLAN interfaces in the kernel (module 8021q)"),
 }
 
 
