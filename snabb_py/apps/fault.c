@@ -82,14 +82,10 @@ static void send_or_delay(struct outlet *outlet, struct packet *packet, uint64_t
         packet_free(app->worker->freelist, packet);
         return;
     }
-    /* Jitter alone changes no order: that is what `reorder` is for. */
-    uint64_t due = app->worker->now + delay;
-    if (due < state->last_due)
-        due = state->last_due;
-    state->last_due = due;
+    /* First in, first out: jitter changes no order, that is what `reorder` is for. */
+    app->counters[FAULT_DELAYED] += delay || state->write != state->read;
     state->queue[state->write++ % FAULT_QUEUE] =
-        (struct fault_delayed){.packet = packet, .due = due};
-    app->counters[FAULT_DELAYED] += due > app->worker->now;
+        (struct fault_delayed){.packet = packet, .due = app->worker->now + delay};
 }
 
 /* Two of them if it is to be doubled; the copy comes right behind. */

@@ -28,14 +28,13 @@ struct fault_held {
 
 struct fault_delayed {
     struct packet *packet;
-    uint64_t due; /* ns, never before that of its predecessor */
+    uint64_t due; /* ns; goes then, or right after its predecessor */
 };
 
 /* Cursors run freely; 0 <= write - read <= FAULT_QUEUE; nheld <= FAULT_MAX_HELD. */
 struct fault_state {
     uint64_t seed;   /* of the config that the state was made from */
     uint64_t random; /* 0 packets so far: the seed */
-    uint64_t last_due;
     uint32_t is_seeded;
     uint32_t nheld;
     uint32_t read;

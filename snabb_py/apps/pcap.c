@@ -28,6 +28,7 @@ enum {
     RECORD_HEADER_SIZE = 16,
     VERSION_MAJOR = 2,
     VERSION_MINOR = 4,
+    MOST_STEPS = 2 * LINK_CAPACITY, /* records that one pull looks at */
     NS_PER_S = 1000000000
 };
 
@@ -561,7 +562,7 @@ static bool is_due(struct pcap_reader_state *state, const struct record *record,
     if (!record->has_time)
         return true;
     uint64_t time = record_time(record);
-    if (state->npackets == 0 || state->first_now == 0) {
+    if (state->npackets == 0) {
         state->first_time = time;
         state->first_now = now;
     }
@@ -573,7 +574,6 @@ static bool begin_again(struct pcap_reader_state *state, bool loop)
 {
     if (loop && state->npackets && !state->error) {
         rewind_file(state);
-        state->first_now = 0;
         return true;
     }
     __atomic_store_n(&state->done, 1, __ATOMIC_RELEASE);
@@ -590,7 +590,7 @@ static uint32_t pcap_reader_pull(struct app *app)
     uint32_t made = 0, steps = 0;
     uint64_t bytes = 0;
     /* Bounds on both: a file may hold millions of blocks that are no packets. */
-    while (made < n && steps < 2 * LINK_CAPACITY && !state->done) {
+    while (made < n && steps < MOST_STEPS && !state->done) {
         struct record record;
         steps++;
         enum found found = next(state, app->counters, &record);
@@ -612,7 +612,8 @@ static uint32_t pcap_reader_pull(struct app *app)
         burst[made++] = packet;
     }
     link_transmit_known(out, burst, made, bytes);
-    return made;
+    /* Not idle while there is something to pass over. */
+    return made == 0 && steps == MOST_STEPS ? 1 : made;
 }
 
 /* At the end of the file there is nothing to wake up for. */

@@ -160,24 +160,30 @@ class TapDevice:
         return f"interface is {'up' if is_up else 'down'}"
 
     def _come_back(self, before: str | None) -> str | None:
-        deleted = "interface was deleted; waiting for it to come back" if before else ""
+        deleted = "interface was deleted" if before else ""
+        if not self._try_attach():
+            return deleted and f"{deleted}; waiting for it to come back"
+        self.name = self.ifname
+        self._is_up = netdev.is_up(self._socket, self.ifname)
+        self._is_away = False
+        lib.tap_attached(self.state)
+        back = "is back" if self._is_up else "is back, down"
+        return f"{deleted} and {back}" if deleted else f"interface {back}"
+
+    def _try_attach(self) -> bool:
         # The worker has seen it too, and leaves the fd alone until it is told.
         if not lib.tap_is_detached(self.state):
-            return deleted
+            return False
         # One that we had made is made again; somebody else's is not ours to make.
         if not self.is_ours and netdev.index(self._socket, self.ifname) is None:
-            return deleted
+            return False
         try:
             self._attach()
             if self.mtu is not None:
                 netdev.set_mtu(self._socket, self.ifname, self.mtu)
         except OSError:  # gone again, or not ours any more
-            return deleted
-        self.name = self.ifname
-        self._is_up = netdev.is_up(self._socket, self.ifname)
-        self._is_away = False
-        lib.tap_attached(self.state)
-        return "interface is back" if self._is_up else "interface is back, down"
+            return False
+        return True
 
     def close(self) -> None:
         """Close the tap; one that was made for this vanishes."""

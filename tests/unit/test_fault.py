@@ -315,6 +315,43 @@ def test_a_full_output_holds_the_input_up() -> None:
     assert len(received) > len(expected) - 2 * lib.FAULT_MAX_HELD
 
 
+def test_a_full_output_keeps_what_is_held() -> None:
+    configs = [Fault(seed=1, reorder=p, distance=1024, delay_us=1) for p in (1, 0)]
+    with Harness(configs[0]) as harness:
+        harness.send(FRAMES[:64])
+        harness.breathe()
+        # Through the delay the output fills up to its last place.
+        harness.struct.config = configs[1].config
+        at = 64
+        while harness.outputs[0].write < lib.LINK_CAPACITY:
+            harness.send(FRAMES[at : at + 1])
+            harness.breathe()
+            harness.breathe()
+            at += 1
+        without_delay = Fault()
+        harness.struct.config = without_delay.config
+        held = lib.engine_app_held(harness.struct)
+        assert held == harness.app.state.nheld > 0
+        harness.breathe(HOLD_NS)
+        harness.tick()
+        assert lib.engine_app_held(harness.struct) == held
+        received = harness.received()
+        harness.tick()
+        received += harness.received()
+        assert sorted(received) == FRAMES[:at]
+        assert harness._link_counters[1].txdrop == 0
+
+
+def test_a_new_seed_begins_anew() -> None:
+    with Harness(Fault(seed=1, drop=0.5)) as harness:
+        harness.send(FRAMES[:500])
+        assert harness.drain() == run(FRAMES[:500], seed=1, drop=0.5)[0]
+        following = Fault(seed=2, drop=0.5)
+        harness.struct.config = following.config
+        harness.send(FRAMES[:500])
+        assert harness.drain() == run(FRAMES[:500], seed=2, drop=0.5)[0]
+
+
 def test_no_packet_to_duplicate_into() -> None:
     with Harness(Fault(duplicate=1), small=300) as harness:
         harness.send(FRAMES[:200])

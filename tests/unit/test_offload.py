@@ -30,7 +30,7 @@ from snabb_py.engine.memory import Pool, new_aligned
 TCPV4, TCPV6 = lib.PACKET_GSO_TCPV4, lib.PACKET_GSO_TCPV6
 UDP_L4, ECN = lib.PACKET_GSO_UDP_L4, lib.PACKET_GSO_ECN
 PARTIAL, VALID = lib.PACKET_CSUM_PARTIAL, lib.PACKET_CSUM_VALID
-MAC = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
+MAC: dict[str, Any] = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
 
 
 class Bench:
@@ -164,8 +164,16 @@ def test_finish_checksum_never_says_none(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("start", "offset", "fits"),
-    [(60, 2, True), (60, 3, False), (64, 0, False), (0, 62, True), (0, 63, False)]
-    + [(65535, 65535, False), (65535, 0, False), (0, 65535, False)],
+    [
+        (60, 2, True),
+        (60, 3, False),
+        (64, 0, False),
+        (0, 62, True),
+        (0, 63, False),
+        (65535, 65535, False),
+        (65535, 0, False),
+        (0, 65535, False),
+    ],
 )
 def test_finish_checksum_stays_inside(
     bench: Bench, start: int, offset: int, *, fits: bool

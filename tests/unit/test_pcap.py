@@ -104,6 +104,14 @@ def test_fcs_is_taken_off(save: Save) -> None:
     assert read(save(content)) == ([A, A, A[:50]], {"short-capture": 1})
 
 
+def test_a_long_record(save: Save) -> None:
+    long = record(bytes(300000))
+    content = header(snaplen=400000) + record(A) + long + record(B)
+    assert read(save(content)) == ([A, B], {"drop-too-long": 1})
+    content = header(snaplen=400000) + record(A) + long[:-1]
+    assert read(save(content)) == ([A], {"drop-truncated-file": 1})
+
+
 @pytest.mark.parametrize("length", [262145, 2**31, 2**32 - 1])
 def test_an_absurd_length_ends_reading(save: Save, length: int) -> None:
     bad = struct.pack("<IIII", 0, 0, length, length)
@@ -308,6 +316,12 @@ def test_timing_begins_again_with_each_round(save: Save) -> None:
         assert frames == [[A], [], [B, A], [], [B, A], []]
 
 
+def test_a_time_before_the_first(save: Save) -> None:
+    content = header() + record(A, time=(5, 0)) + record(B, time=(4, 0))
+    with Harness(PcapReader(save(content), timing=True)) as harness:
+        assert harness.drain() == [A, B]
+
+
 def test_times_out_of_all_bounds(save: Save) -> None:
     options = option(9, b"\x00") + option(14, struct.pack("<q", 2**63 - 1))
     content = section() + interface(options=options)
@@ -383,6 +397,22 @@ def test_ng_fcs_is_taken_off(save: Save, value: int) -> None:
     assert read(save(content + enhanced(A + b"FCS."))) == ([A], {})
 
 
+def test_ng_an_option_without_its_value(save: Save) -> None:
+    # What follows is the block's length, 32, which would do for an FCS of 32 bits.
+    options = option(2, b"eth0") + struct.pack("<HH", 13, 1)
+    assert len(interface(options=options)) == 32
+    content = section() + interface(options=options) + enhanced(A)
+    assert read(save(content)) == ([A], {})
+
+
+def test_ng_one_pull_looks_at_so_much_at_most(save: Save) -> None:
+    content = ng([]) + block(0xBAD, b"") * 5000 + enhanced(A)
+    with Harness(PcapReader(save(content))) as harness:
+        assert harness.breathe()  # not idle: there is more to pass over
+        assert harness.received() == []
+        assert harness.drain() == [A]
+
+
 def test_ng_lengths_that_contradict_each_other(save: Save) -> None:
     def lying(kind: int, offset: int, length: int) -> bytes:
         good = obsolete(A) if kind == 2 else simple(A) if kind == 3 else enhanced(A)
@@ -411,6 +441,7 @@ def test_ng_large_packets(save: Save) -> None:
         struct.pack("<II", 6, 11) + bytes(100),
         struct.pack("<II", 6, 0) + bytes(100),
         struct.pack("<II", 0xBAD, 18) + bytes(100),
+        struct.pack("<II6sI", 0xBAD, 18, b"", 18),
         enhanced(C)[:-4] + bytes(4),
         block(7, bytes(300000))[:-4] + bytes(4),
         block(0x0A0D0D0A, bytes(16)),
