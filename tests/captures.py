@@ -7,7 +7,7 @@ the code under test; and `frames_in`, which reads them slowly and plainly. `orde
 
 import contextlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 ETHERNET = 1
 MICROSECOND, NANOSECOND = 0xA1B2C3D4, 0xA1B23C4D
@@ -97,12 +97,6 @@ def ng(frames: Iterable[bytes], order: str = "<") -> bytes:
     kinds = (enhanced, simple, obsolete)
     blocks = [kinds[i % 3](frame, order) for i, frame in enumerate(frames)]
     return section(order) + interface(order) + b"".join(blocks)
-
-
-def is_subsequence(some: Sequence[bytes], whole: Sequence[bytes]) -> bool:
-    """Return whether `some` is what remains of `whole` when parts are left out."""
-    rest = iter(whole)
-    return all(frame in rest for frame in some)
 
 
 class EndOfSenseError(Exception):

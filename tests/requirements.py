@@ -72,6 +72,17 @@ def has_vlan() -> bool:
     return trial.returncode == 0
 
 
+def has_tbf() -> bool:
+    add = "tc qdisc add dev lo root tbf rate 1kbit burst 9k limit 9k"
+    trial = subprocess.run(
+        ["unshare", "--net", *add.split()],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PATH": SEARCH_PATH},
+    )
+    return trial.returncode == 0
+
+
 def has_two_cpus() -> bool:
     return len(os.sched_getaffinity(0)) > 1
 
@@ -93,6 +104,7 @@ REQUIREMENTS = {
     "netns": Requirement(has_netns, "the right to make a network namespace"),
     "ping": program("ping", "iputils-ping"),
     "root": Requirement(is_root, "root"),
+    "tbf": Requirement(has_tbf, "the queueing discipline tbf (module sch_tbf)"),
     "tcpdump": program("tcpdump", "tcpdump"),
     "tun": Requirement(has_tun, "the right to open /dev/net/tun"),
     "two-cpus": Requirement(has_two_cpus, "two CPUs"),

@@ -1,4 +1,4 @@
-/* Capture files: classic pcap read and written, pcapng read.
+/* PcapReader: classic pcap and pcapng.
  *
  * Sources: draft-ietf-opsawg-pcap (classic), draft-ietf-opsawg-pcapng.
  *
@@ -12,22 +12,11 @@
 #include <byteswap.h>
 #include <endian.h>
 #include <errno.h>
-#include <poll.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "snabb_py/engine/engine.h"
-#include "snabb_py/engine/offload.h"
-
-#include "snabb_py/apps/pcap_abi.h"
+#include "snabb_py/apps/pcap.h"
 
 enum {
-    MAGIC_MICROSECOND = 0xa1b2c3d4,
-    MAGIC_NANOSECOND = 0xa1b23c4d,
-    FILE_HEADER_SIZE = 24,
-    RECORD_HEADER_SIZE = 16,
-    VERSION_MAJOR = 2,
-    VERSION_MINOR = 4,
     MOST_STEPS = 2 * LINK_CAPACITY, /* records that one pull looks at */
     NS_PER_S = 1000000000
 };
@@ -95,9 +84,9 @@ static bool have(struct pcap_reader_state *state, uint32_t n)
             state->end -= state->begin;
             state->begin = 0;
         }
-        uint32_t got = read_at(state, state->buffer + state->end,
-                               PCAP_BUFFER_SIZE - state->end,
-                               state->offset + state->end);
+        uint32_t got =
+            read_at(state, state->buffer + state->end, PCAP_BUFFER_SIZE - state->end,
+                    state->offset + state->end);
         if (got == 0)
             return false;
         state->end += got;
@@ -120,18 +109,18 @@ static void skip(struct pcap_reader_state *state, uint64_t n)
 
 enum found {
     FOUND_PACKET, /* a record is there; it is taken by skip(record.size) */
-    FOUND_OTHER,   /* something else was there and is passed */
+    FOUND_OTHER,  /* something else was there and is passed */
     FOUND_END     /* nothing can be read from here on */
 };
 
 struct record {
     const uint8_t *data;
-    uint32_t length;     /* 1..PACKET_LARGE_SIZE bytes of data, in the buffer */
-    uint32_t is_short;   /* the frame was longer than what was captured */
-    uint32_t is_over;    /* what was captured is longer than the snap length */
+    uint32_t length;   /* 1..PACKET_LARGE_SIZE bytes of data, in the buffer */
+    uint32_t is_short; /* the frame was longer than what was captured */
+    uint32_t is_over;  /* what was captured is longer than the snap length */
     uint32_t has_time;
-    uint64_t size;       /* bytes in the file */
-    uint64_t ticks;      /* the timestamp, as the interface has it */
+    uint64_t size;  /* bytes in the file */
+    uint64_t ticks; /* the timestamp, as the interface has it */
     const struct pcap_interface *interface;
 };
 
@@ -162,7 +151,7 @@ static enum found end_of_sense(struct pcap_reader_state *state, uint64_t *counte
 }
 
 static enum found pass(struct pcap_reader_state *state, uint64_t *counters,
-                      uint32_t reason, uint64_t size)
+                       uint32_t reason, uint64_t size)
 {
     counters[reason]++;
     skip(state, size);
@@ -172,7 +161,7 @@ static enum found pass(struct pcap_reader_state *state, uint64_t *counters,
 /* A record whose lengths are within bounds: decide what of it is the packet. `length`
  * bytes of `original` were captured; our packets are without FCS. */
 static enum found take(struct pcap_reader_state *state, uint64_t *counters,
-                      struct record *record, uint32_t length, uint32_t original)
+                       struct record *record, uint32_t length, uint32_t original)
 {
     const struct pcap_interface *interface = record->interface;
     record->is_over = interface->snaplen && length > interface->snaplen;
@@ -190,9 +179,9 @@ static enum found take(struct pcap_reader_state *state, uint64_t *counters,
 /* ---- classic pcap -------------------------------------------------------- */
 
 static enum found classic_next(struct pcap_reader_state *state, uint64_t *counters,
-                              struct record *record)
+                               struct record *record)
 {
-    if (unlikely(!have(state, RECORD_HEADER_SIZE)))
+    if (unlikely(!have(state, PCAP_RECORD_HEADER)))
         return end_of_file(state, counters);
     const struct pcap_interface *interface = &state->interfaces[0];
     const uint8_t *header = current(state);
@@ -201,19 +190,19 @@ static enum found classic_next(struct pcap_reader_state *state, uint64_t *counte
      * be true is the end. libpcap and Wireshark have the same limit. */
     if (unlikely(length > PCAP_MAX_SNAPLEN && length > interface->snaplen))
         return end_of_sense(state, counters);
-    record->size = (uint64_t)RECORD_HEADER_SIZE + length;
+    record->size = (uint64_t)PCAP_RECORD_HEADER + length;
     if (unlikely(length > PACKET_LARGE_SIZE)) {
         uint8_t last;
         if (!read_at(state, &last, 1, state->offset + state->begin + record->size - 1))
             return end_of_file(state, counters);
         return pass(state, counters, PCAP_READER_DROP_TOO_LONG, record->size);
     }
-    if (unlikely(!have(state, RECORD_HEADER_SIZE + length)))
+    if (unlikely(!have(state, PCAP_RECORD_HEADER + length)))
         return end_of_file(state, counters);
     header = current(state);
     /* From here on: the record is in the buffer whole. */
     record->interface = interface;
-    record->data = header + RECORD_HEADER_SIZE;
+    record->data = header + PCAP_RECORD_HEADER;
     record->has_time = 1;
     record->ticks = get32(state, header) * (NS_PER_S / interface->multiplier) +
                     get32(state, header + 4);
@@ -223,21 +212,21 @@ static enum found classic_next(struct pcap_reader_state *state, uint64_t *counte
 /* ---- pcapng -------------------------------------------------------------- */
 
 enum { /* draft-ietf-opsawg-pcapng, 4 and 11.1 */
-    BLOCK_INTERFACE = 1,
-    BLOCK_PACKET = 2, /* obsolete */
-    BLOCK_SIMPLE_PACKET = 3,
-    BLOCK_ENHANCED_PACKET = 6,
-    BLOCK_SECTION = 0x0a0d0d0a, /* the same in both byte orders */
-    BYTE_ORDER_MAGIC = 0x1a2b3c4d,
-    BLOCK_OVERHEAD = 12, /* type, length, length once more */
-    SECTION_SIZE = 28,   /* least of a section header */
-    INTERFACE_SIZE = 20,
-    ENHANCED_SIZE = 32,
-    SIMPLE_SIZE = 16,
-    OPTION_END = 0,
-    OPTION_TSRESOL = 9,
-    OPTION_FCSLEN = 13,
-    OPTION_TSOFFSET = 14
+       BLOCK_INTERFACE = 1,
+       BLOCK_PACKET = 2, /* obsolete */
+       BLOCK_SIMPLE_PACKET = 3,
+       BLOCK_ENHANCED_PACKET = 6,
+       BLOCK_SECTION = 0x0a0d0d0a, /* the same in both byte orders */
+       BYTE_ORDER_MAGIC = 0x1a2b3c4d,
+       BLOCK_OVERHEAD = 12, /* type, length, length once more */
+       SECTION_SIZE = 28,   /* least of a section header */
+       INTERFACE_SIZE = 20,
+       ENHANCED_SIZE = 32,
+       SIMPLE_SIZE = 16,
+       OPTION_END = 0,
+       OPTION_TSRESOL = 9,
+       OPTION_FCSLEN = 13,
+       OPTION_TSOFFSET = 14
 };
 
 /* Learn the byte order of the section that begins here; 12 bytes are there. */
@@ -312,8 +301,8 @@ static void add_interface(struct pcap_reader_state *state, const uint8_t *block,
 /* A packet block of `total` bytes: at least its fixed part is in the buffer, and so
  * much behind it as the largest packet takes, if the block is that long. */
 static enum found read_packet_block(struct pcap_reader_state *state, uint64_t *counters,
-                                   struct record *record, uint32_t type,
-                                   const uint8_t *block, uint32_t total)
+                                    struct record *record, uint32_t type,
+                                    const uint8_t *block, uint32_t total)
 {
     bool is_simple = type == BLOCK_SIMPLE_PACKET;
     uint32_t overhead = is_simple ? SIMPLE_SIZE : ENHANCED_SIZE;
@@ -369,7 +358,7 @@ static bool has_same_end(struct pcap_reader_state *state, const uint8_t *block,
 }
 
 static enum found ng_next(struct pcap_reader_state *state, uint64_t *counters,
-                         struct record *record)
+                          struct record *record)
 {
     if (unlikely(!have(state, BLOCK_OVERHEAD)))
         return end_of_file(state, counters);
@@ -414,11 +403,11 @@ static enum found ng_next(struct pcap_reader_state *state, uint64_t *counters,
 
 static int classic_begin(struct pcap_reader_state *state, bool is_nanosecond)
 {
-    if (!have(state, FILE_HEADER_SIZE))
+    if (!have(state, PCAP_FILE_HEADER))
         return PCAP_SHORT;
     const uint8_t *header = current(state);
     uint32_t major = get16(state, header + 4), minor = get16(state, header + 6);
-    if (major != VERSION_MAJOR || minor != VERSION_MINOR) {
+    if (major != PCAP_VERSION_MAJOR || minor != PCAP_VERSION_MINOR) {
         state->detail = major << 16 | minor;
         return PCAP_VERSION;
     }
@@ -437,7 +426,7 @@ static int classic_begin(struct pcap_reader_state *state, bool is_nanosecond)
     };
     state->ninterfaces = 1;
     state->format = PCAP_CLASSIC;
-    skip(state, FILE_HEADER_SIZE);
+    skip(state, PCAP_FILE_HEADER);
     return PCAP_OK;
 }
 
@@ -470,11 +459,12 @@ static int begin(struct pcap_reader_state *state)
     } else {
         uint32_t magic = get32(state, current(state)), swapped = bswap_32(magic);
         state->detail = be32toh(magic);
-        state->swapped = swapped == MAGIC_MICROSECOND || swapped == MAGIC_NANOSECOND;
+        state->swapped =
+            swapped == PCAP_MAGIC_MICROSECOND || swapped == PCAP_MAGIC_NANOSECOND;
         if (state->swapped)
             magic = swapped;
-        if (magic == MAGIC_MICROSECOND || magic == MAGIC_NANOSECOND)
-            rc = classic_begin(state, magic == MAGIC_NANOSECOND);
+        if (magic == PCAP_MAGIC_MICROSECOND || magic == PCAP_MAGIC_NANOSECOND)
+            rc = classic_begin(state, magic == PCAP_MAGIC_NANOSECOND);
         else
             rc = magic == BLOCK_SECTION ? ng_begin(state) : PCAP_FOREIGN;
     }
@@ -482,13 +472,14 @@ static int begin(struct pcap_reader_state *state)
 }
 
 static enum found next(struct pcap_reader_state *state, uint64_t *counters,
-                      struct record *record)
+                       struct record *record)
 {
     if (unlikely(state->format == PCAP_UNKNOWN)) {
         /* pcap_reader_start() was content: the file has changed since. */
         int rc = begin(state);
         if (rc)
-            return rc < 0 ? end_of_file(state, counters) : end_of_sense(state, counters);
+            return rc < 0 ? end_of_file(state, counters)
+                          : end_of_sense(state, counters);
     }
     return state->format == PCAP_CLASSIC ? classic_next(state, counters, record)
                                          : ng_next(state, counters, record);
@@ -544,14 +535,14 @@ int pcap_reader_start(struct pcap_reader_state *state)
 static uint64_t record_time(const struct record *record)
 {
     const struct pcap_interface *interface = record->interface;
-    if (interface->multiplier == 1 && interface->shift == 0 && interface->divisor == 1 &&
-        interface->offset == 0)
+    if (interface->multiplier == 1 && interface->shift == 0 &&
+        interface->divisor == 1 && interface->offset == 0)
         return record->ticks;
-    unsigned __int128 ns = (unsigned __int128)record->ticks * interface->multiplier /
-                               interface->divisor >>
-                           interface->shift;
+    unsigned __int128 ns =
+        (unsigned __int128)record->ticks * interface->multiplier / interface->divisor >>
+        interface->shift;
     __int128 time = (__int128)ns + (__int128)interface->offset * NS_PER_S;
-    return time < 0 ? 0 : time > (__int128)UINT64_MAX ? UINT64_MAX : (uint64_t)time;
+    return time<0 ? 0 : time>(__int128) UINT64_MAX ? UINT64_MAX : (uint64_t)time;
 }
 
 /* Whether the time has come: as long after the first packet as in the capture. One
@@ -566,7 +557,8 @@ static bool is_due(struct pcap_reader_state *state, const struct record *record,
         state->first_time = time;
         state->first_now = now;
     }
-    return time <= state->first_time || time - state->first_time <= now - state->first_now;
+    return time <= state->first_time ||
+           time - state->first_time <= now - state->first_now;
 }
 
 /* At the end: begin again if asked to, and if that gave a packet last time. */
@@ -627,225 +619,4 @@ static int pcap_reader_arm(struct app *app, struct wake *wake)
 const struct app_ops pcap_reader_ops = {
     .pull = pcap_reader_pull,
     .arm = pcap_reader_arm,
-};
-
-/* ---- PcapWriter: the file ------------------------------------------------ */
-
-static int64_t clock_ns(clockid_t clock)
-{
-    struct timespec ts;
-    clock_gettime(clock, &ts);
-    return (int64_t)ts.tv_sec * NS_PER_S + ts.tv_nsec;
-}
-
-/* Bytes of the piece at p: the file's header, or a record. */
-static uint32_t piece_size(const uint8_t *p, bool is_header)
-{
-    uint32_t length;
-    memcpy(&length, p + 8, sizeof(length));
-    return is_header ? FILE_HEADER_SIZE : RECORD_HEADER_SIZE + length;
-}
-
-/* Take the pieces that are in the file whole out of the buffer. */
-static void forget_written(struct pcap_output *output)
-{
-    uint32_t at = 0;
-    bool is_header = output->has_header;
-    while (at < output->used) {
-        uint32_t size = piece_size(output->buffer + at, is_header);
-        if (at + size > output->written)
-            break;
-        at += size;
-        is_header = false;
-    }
-    output->has_header = is_header;
-    output->used -= at;
-    output->written -= at;
-    memmove(output->buffer, output->buffer + at, output->used);
-}
-
-/* Write what waits, as far as the file takes it. */
-static void flush(struct pcap_output *output)
-{
-    uint64_t before = output->size;
-    output->stuck = 0;
-    while (output->written < output->used) {
-        ssize_t n = write(output->fd, output->buffer + output->written,
-                          output->used - output->written);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            /* A pipe that is full for now is no error. */
-            output->error = n < 0 && errno != EAGAIN ? (uint32_t)errno : 0;
-            output->stuck = 1;
-            if (output->size != before)
-                forget_written(output);
-            return;
-        }
-        output->written += (uint32_t)n;
-        output->size += (uint64_t)n;
-    }
-    output->error = 0;
-    output->used = output->written = 0;
-    output->has_header = 0;
-}
-
-/* The file begins when the app runs for the first time, not while the network is
- * built: a network that is never adopted leaves the old file alone. */
-static void begin_output(struct pcap_output *output,
-                         const struct pcap_writer_config *config)
-{
-    uint16_t version[2] = {VERSION_MAJOR, VERSION_MINOR};
-    uint32_t header[6] = {
-        config->nanosecond ? MAGIC_NANOSECOND : MAGIC_MICROSECOND,
-        0,
-        0, /* reserved */
-        0,
-        config->snaplen,
-        PCAP_LINKTYPE_ETHERNET,
-    };
-    memcpy(&header[1], version, sizeof(version));
-    output->begun = 1;
-    output->realtime = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC);
-    if (output->is_regular && ftruncate(output->fd, 0))
-        output->error = (uint32_t)errno;
-    memcpy(output->buffer, header, sizeof(header));
-    output->used = sizeof(header);
-    output->has_header = 1;
-}
-
-uint32_t pcap_output_finish(struct pcap_output *output, int timeout_ms)
-{
-    if (!output->begun)
-        return 0;
-    int64_t deadline = clock_ns(CLOCK_MONOTONIC) + (int64_t)timeout_ms * 1000000;
-    flush(output);
-    while (output->used && !output->error) {
-        int64_t left = deadline - clock_ns(CLOCK_MONOTONIC);
-        struct pollfd wait = {.fd = output->fd, .events = POLLOUT};
-        if (left <= 0 || poll(&wait, 1, (int)(left / 1000000) + 1) == 0)
-            break;
-        flush(output);
-    }
-    uint32_t lost = 0;
-    bool is_header = output->has_header;
-    for (uint32_t at = 0; at < output->used; is_header = false) {
-        lost += !is_header;
-        at += piece_size(output->buffer + at, is_header);
-    }
-    /* A disk that is full still lets us cut off what is no whole record. */
-    if (output->is_regular && output->written &&
-        ftruncate(output->fd, (off_t)(output->size - output->written)))
-        output->error = (uint32_t)errno;
-    output->used = output->written = 0;
-    return lost;
-}
-
-/* ---- PcapWriter ---------------------------------------------------------- */
-
-struct timestamp {
-    uint32_t seconds;
-    uint32_t fraction; /* in the file's unit */
-};
-
-/* Append a record of a plain packet; it stays the caller's. */
-static void put_record(struct app *app, const struct packet *packet,
-                       const struct timestamp *time)
-{
-    const struct pcap_writer_config *config = app->config;
-    struct pcap_output *output = app->state;
-    uint32_t length = min_u32(packet->length, config->snaplen);
-    uint32_t size = RECORD_HEADER_SIZE + length;
-    /* 64 bytes more, which packet_copy_data() writes at least. */
-    if (unlikely(PCAP_OUTPUT_SIZE - output->used < size + 64)) {
-        if (!output->stuck)
-            flush(output);
-        if (PCAP_OUTPUT_SIZE - output->used < size + 64) {
-            app->counters[output->error ? PCAP_WRITER_DROP_WRITE_ERROR
-                                        : PCAP_WRITER_DROP_OUTPUT_FULL]++;
-            return;
-        }
-    }
-    uint32_t header[4] = {time->seconds, time->fraction, length, packet->length};
-    uint8_t *to = output->buffer + output->used;
-    memcpy(to, header, sizeof(header));
-    packet_copy_data(to + sizeof(header), packet->data, length);
-    output->used += size;
-    app->counters[PCAP_WRITER_TRUNCATED] += length < packet->length;
-}
-
-/* A packet that is not yet what a wire would carry: finish it first. */
-static void put_offloaded(struct app *app, struct packet *packet,
-                          const struct timestamp *time)
-{
-    struct freelist *freelist = app->worker->freelist;
-    struct packet *segments[SEGMENTS_MAX];
-    if (packet->gso_type == PACKET_GSO_NONE) {
-        if (packet_finish_checksum(packet))
-            put_record(app, packet, time);
-        else
-            app->counters[PCAP_WRITER_DROP_BAD_OFFLOAD]++;
-        return;
-    }
-    int n = packet_segment(freelist, packet, segments, SEGMENTS_MAX);
-    if (n < 0) {
-        app->counters[n == -ENOMEM ? PCAP_WRITER_DROP_NO_PACKET
-                                   : PCAP_WRITER_DROP_BAD_OFFLOAD]++;
-        return;
-    }
-    for (int i = 0; i < n; i++)
-        put_record(app, segments[i], time);
-    packet_free_burst(freelist, segments, (uint32_t)n);
-}
-
-static uint32_t pcap_writer_push(struct app *app)
-{
-    const struct pcap_writer_config *config = app->config;
-    struct pcap_output *output = app->state;
-    struct link *in = app->input[0];
-    struct packet *burst[LINK_CAPACITY];
-    uint32_t n = link_receive_burst(in, burst, LINK_CAPACITY);
-    if (n == 0)
-        return 0;
-    if (unlikely(!output->begun))
-        begin_output(output, config);
-    uint64_t now = app->worker->now + (uint64_t)output->realtime;
-    struct timestamp time = {
-        .seconds = (uint32_t)(now / NS_PER_S),
-        .fraction = (uint32_t)(now % NS_PER_S) / (config->nanosecond ? 1 : 1000),
-    };
-    for (uint32_t i = 0; i < n; i++) {
-        struct packet *packet = burst[i];
-        if (unlikely(packet->flags & PACKET_CSUM_PARTIAL || packet->gso_type))
-            put_offloaded(app, packet, &time);
-        else
-            put_record(app, packet, &time);
-    }
-    packet_free_burst(in->freelist, burst, n);
-    if (output->used >= PCAP_OUTPUT_PIECE && !output->stuck)
-        flush(output);
-    return n;
-}
-
-static void pcap_writer_tick(struct app *app)
-{
-    struct pcap_output *output = app->state;
-    if (unlikely(!output->begun))
-        begin_output(output, app->config);
-    /* Anew each time: CLOCK_REALTIME may be set while we run. */
-    output->realtime = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC);
-    if (output->used)
-        flush(output);
-}
-
-static uint32_t pcap_writer_retire(struct app *app)
-{
-    pcap_writer_tick(app);
-    return 0;
-}
-
-const struct app_ops pcap_writer_ops = {
-    .push = pcap_writer_push,
-    .tick = pcap_writer_tick,
-    .retire = pcap_writer_retire,
 };

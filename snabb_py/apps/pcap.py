@@ -1,8 +1,8 @@
 """Capture files: packets read from them and written to them.
 
-The formats are read and written in pcap.c: classic pcap (draft-ietf-opsawg-pcap; both
-byte orders, micro- and nanoseconds) both ways, pcapng (draft-ietf-opsawg-pcapng)
-reading only. Here files are opened, and what is wrong with one is put into words.
+The formats are read in pcap.c, classic pcap (draft-ietf-opsawg-pcap; both byte orders,
+micro- and nanoseconds) and pcapng (draft-ietf-opsawg-pcapng); classic pcap is written
+in pcap_writer.c. Here files are opened, and what is wrong with one is put into words.
 
 A file that is being written is a resource under its inode, and so is one that is being
 read: a network cannot read what it writes, nor write a file twice.
@@ -261,12 +261,14 @@ class PcapWriter(App):
     finished.
 
     Args:
-        path: a file, a pipe or /dev/stdout, if that is no terminal.
+        path: a file, a pipe or /dev/stdout, if that is no terminal. A pipe whose
+            reader is slow holds the input up.
         nanosecond: timestamps in nanoseconds; else in microseconds.
         snaplen: bytes of a frame that are kept, 1 to 262144.
 
     Counters: `truncated` (to snaplen), `drop-write-error` (of the system; written on
-    as soon as it can be), `drop-output-full` (a pipe whose reader is too slow),
+    as soon as it can be), `drop-output-full` (a pipe whose reader is too slow for the
+    segments of a super-frame),
     `drop-bad-offload` (a super-frame or checksum that cannot be finished),
     `drop-no-packet` (nothing free to cut a super-frame into).
     """

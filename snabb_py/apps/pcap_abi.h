@@ -1,5 +1,5 @@
 /* Configurations, states and counters of PcapReader and PcapWriter; ports in
- * pcap.py, formats in pcap.c. */
+ * pcap.py, PcapReader in pcap.c, PcapWriter in pcap_writer.c. */
 
 enum {
     PCAP_BUFFER_SIZE = 262144, /* bytes that are read from a file at once */

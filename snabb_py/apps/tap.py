@@ -61,7 +61,7 @@ class TapDevice:
                 f"tap:{ifname}: open /dev/net/tun",
                 {
                     errno.ENOENT: "load the module: modprobe tun",
-                    errno.EACCES: "run as root",
+                    errno.EACCES: "run as root, or: sudo chmod 666 /dev/net/tun",
                 },
             ):
                 self._fd = os.open(

@@ -4,6 +4,7 @@ Each program is a click command in a file of its own, imported only when it is c
 so that `--help` is quick. Errors of ours become one line and an exit status here.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -61,7 +62,7 @@ class Programs(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, "-V", "--version", prog_name="snabb-py")
 def cli(*, debug: bool) -> None:
-    r"""Move Ethernet packets between cards, guests and files, past the kernel.
+    """Move Ethernet packets in user space: between interfaces, taps and captures.
 
     \b
     Examples:
@@ -75,6 +76,9 @@ def cli(*, debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a program and exit: 0 well, 1 it failed, 2 it was called wrongly."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before we came
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
     # Programs without an ending of their own are unwound: what they hold is given back.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
@@ -88,9 +92,25 @@ def main(arguments: list[str] | None = None) -> None:
     except SnabbError as error:
         if os.environ.get("SNABB_DEBUG") == "1":
             raise
-        print(f"snabb-py: {error}", file=sys.stderr)
+        _complain(error)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:
-        # Whoever read our output has gone. No second complaint when Python flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         sys.exit(1)
+    except OSError as error:
+        if os.environ.get("SNABB_DEBUG") == "1":
+            raise
+        _forget_stdout()
+        _complain(error)
+        sys.exit(1)
+
+
+def _complain(error: Exception) -> None:
+    with contextlib.suppress(OSError):
+        print(f"snabb-py: {error}", file=sys.stderr)
+
+
+def _forget_stdout() -> None:
+    """Nobody reads our output: no second complaint when Python flushes it."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

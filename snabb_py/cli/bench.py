@@ -102,7 +102,7 @@ def measure(config: Config, app: str, n: int, cpu: int | None) -> tuple[int, flo
 
 @click.group("bench")
 def program() -> None:
-    r"""Measure the engine itself, on one core.
+    """Measure the engine itself, on one core.
 
     Absolute rates depend on the machine and the minute: compare what was measured
     in turns.

@@ -4,7 +4,7 @@ import click
 
 from snabb_py.apps.basic import Forward, Police
 from snabb_py.cli.interfaces import Direction, Interface, attach, attach_memory
-from snabb_py.cli.options import engine_options, report_options
+from snabb_py.cli.options import Number, engine_options, report_options
 from snabb_py.cli.run import Ending, Reporter, run
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
@@ -39,6 +39,8 @@ def build(
     directions = []
     ways = (("ab", ends[0], ends[1]), ("ba", ends[1], ends[0]))
     for name, source, target in ways:
+        if source.receive is None and name == "ba" and bidir:
+            raise ConfigError(f'nothing comes from "{source.word}": not with --bidir')
         if source.receive is None or (name == "ba" and not bidir):
             _leave_out(config, source, target)
             continue
@@ -124,7 +126,7 @@ def is_done(engine: Engine, directions: list[Direction]) -> bool:
 @click.option("--bidir", is_flag=True, help="Also from B to A.")
 @click.option(
     "--police",
-    type=click.FloatRange(0, 1000, min_open=True),
+    type=Number(0, 1000, min_open=True),
     metavar="GBPS",
     help="Drop what exceeds this rate on the wire, in each direction.",
 )
@@ -151,7 +153,7 @@ def program(  # noqa: PLR0913 - the options of a program
     cpu: int | None,
     busy: bool,
 ) -> None:
-    r"""Join the interfaces A and B through a chain of forwarders.
+    """Join the interfaces A and B through a chain of forwarders.
 
     \b
     An interface is one of
@@ -159,6 +161,10 @@ def program(  # noqa: PLR0913 - the options of a program
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
       null                     gives nothing, swallows everything
+
+    --police is a token bucket: 10 ms of the rate, 128 KiB at least, may pass at once.
+    Captures are sent as fast as they are taken and written with the time of writing. A
+    tap that was made for the run goes with it.
 
     Without A and B, traffic made and swallowed in memory stands for two cards.
     Gbps are bits on the wire: preamble, FCS and gap count. A run whose sources are
@@ -180,8 +186,6 @@ def program(  # noqa: PLR0913 - the options of a program
     large = any(d.source.needs_large or d.target.needs_large for d in directions)
     reporter = Reporter("forward", as_json=as_json)
     try:
-        if a is None:
-            reporter.log("no interfaces given: traffic is made and swallowed in memory")
         with (
             Ending() as ending,
             Engine(
@@ -193,6 +197,10 @@ def program(  # noqa: PLR0913 - the options of a program
             ) as engine,
         ):
             ending.of(engine)
+            if a is None:
+                reporter.log(
+                    "no interfaces given: traffic is made and swallowed in memory"
+                )
             summary = run(
                 engine,
                 config,

@@ -67,9 +67,19 @@ def _attach_null(config: Config, name: str, word: str, rest: str) -> Interface:
     return Interface(word, None, f"{name}.rx")
 
 
+def _check_name(word: str, name: str) -> None:
+    from snabb_py.apps import netdev
+
+    try:
+        netdev.check_name(name)
+    except ConfigError as error:
+        raise ConfigError(f'interface "{word}": {error}') from None
+
+
 def _attach_raw(config: Config, name: str, word: str, rest: str) -> Interface:
     from snabb_py.apps.rawsocket import RawSocket
 
+    _check_name(word, rest)
     config.app(name, RawSocket, ifname=rest)
     return Interface(word, f"{name}.tx", f"{name}.rx", needs_large=True)
 
@@ -77,6 +87,7 @@ def _attach_raw(config: Config, name: str, word: str, rest: str) -> Interface:
 def _attach_tap(config: Config, name: str, word: str, rest: str) -> Interface:
     from snabb_py.apps.tap import Tap
 
+    _check_name(word, rest)
     config.app(name, Tap, name=rest)
     return Interface(word, f"{name}.tx", f"{name}.rx", needs_large=True)
 
@@ -149,10 +160,14 @@ class Direction:
 
     def read(self, engine: Engine) -> "Reading":
         """Return the counts as they are now."""
-        first = self._link_from(engine, self.source_app)
-        last = self._link_to(engine, self.target_app)
-        at_source = app_drops(engine, self.source_app, "drop-tx-")
+        # The end first: packets move on meanwhile, and none leaves before it came.
         at_target = app_drops(engine, self.target_app, "drop-rx-")
+        last = self._link_to(engine, self.target_app)
+        unwritten = engine.apps[self.target_app].instance.unfinished
+        if unwritten:
+            at_target[f"{self.target_app} unwritten"] = unwritten
+        first = self._link_from(engine, self.source_app)
+        at_source = app_drops(engine, self.source_app, "drop-tx-")
         drops = dict(at_source)
         for name in self.apps:
             drops |= app_drops(engine, name)

@@ -1,9 +1,24 @@
 """Options that programs share."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+
+class Number(click.FloatRange):
+    """A number within a range; unlike click's, "nan" is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +46,7 @@ def report_options(command: F) -> F:
         ),
         click.option(
             "--interval",
-            type=click.FloatRange(0.01, 86400),
+            type=Number(0.01, 86400),
             default=1.0,
             show_default=True,
             metavar="S",
@@ -39,7 +54,7 @@ def report_options(command: F) -> F:
         ),
         click.option(
             "--duration",
-            type=click.FloatRange(0),
+            type=Number(0, 1e9),
             metavar="S",
             help="Seconds to run; without it, until it is ended.",
         ),

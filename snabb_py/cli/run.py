@@ -4,6 +4,7 @@ On a terminal a live table (rich), elsewhere plain lines, with `--json` one JSON
 to the line; the last line is the summary's.
 """
 
+import contextlib
 import json
 import signal
 import sys
@@ -16,6 +17,7 @@ from snabb_py.cli.interfaces import Direction, Reading
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.histogram import percentile
+from snabb_py.engine.worker import Worker
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,12 +40,14 @@ class Ending:
         self._is_requested = False
 
     def __enter__(self) -> Self:
-        self._before = {n: signal.signal(n, self._end) for n in self.SIGNALS}
+        for number in self.SIGNALS:
+            signal.signal(number, self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        # What is left of the program is its exit: nothing is to disturb that either.
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _end(self, _number: int, _frame: object) -> None:
         self._is_requested = True
@@ -96,8 +100,8 @@ class Meter:
                 "cpu": worker.cpu,
                 "breaths": worker.row["breaths"],
                 "gap_ns": {
-                    "p50": percentile(worker.gaps.values(), 0.5),
-                    "p99": percentile(worker.gaps.values(), 0.99),
+                    "p50": self._gap(worker, 0.5),
+                    "p99": self._gap(worker, 0.99),
                     "max": worker.row["longest-gap-ns"],
                 },
             }
@@ -108,6 +112,12 @@ class Meter:
             "directions": self._describe(self._read(), self._first, seconds),
             "workers": workers,
         }
+
+    @staticmethod
+    def _gap(worker: Worker, share: float) -> int:
+        """Return a percentile; a bucket's end may lie beyond the longest gap."""
+        longest = worker.row["longest-gap-ns"]
+        return min(percentile(worker.gaps.values(), share), longest)
 
     def _describe(
         self, now: list[Reading], before: list[Reading], seconds: float
@@ -192,7 +202,8 @@ class Reporter:
         if self._live:
             self._live.console.print(line, markup=False, highlight=False)
         else:
-            print(f"snabb-py: {line}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody listens: no reason to stop
+                print(f"snabb-py: {line}", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """Leave the terminal as it was; the last table stays on it."""

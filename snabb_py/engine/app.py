@@ -89,12 +89,12 @@ class App:
     @classmethod
     def has(cls, operation: str) -> bool:
         """Return whether the class pulls, pushes, ticks, arms."""
-        return bool(getattr(cls.ops, operation))
+        return bool(cls.ops) and bool(getattr(cls.ops, operation))
 
     @classmethod
     def is_internal(cls) -> bool:
         """Return whether pull takes from another worker rather than from outside."""
-        return bool(cls.ops.internal)
+        return bool(cls.ops) and bool(cls.ops.internal)
 
     def open(self, resources: Resources) -> None:
         """Get what the app needs of the machine; called while the network is built.
@@ -109,6 +109,11 @@ class App:
 
     def close(self) -> None:
         """Give up what `open` got, resources aside; the worker is done with the app."""
+
+    @property
+    def unfinished(self) -> int:
+        """Packets that the app has taken and could not deliver yet."""
+        return 0
 
     def supervise(self) -> str | None:
         """Look after the outside, a few times a second, away from the worker.

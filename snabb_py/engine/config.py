@@ -98,12 +98,16 @@ class Config:
         Raises:
             ConfigError: the name is taken or has other characters.
         """
-        if not NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
                 f'app "{name}": a name is 1 to 63 letters, digits, "_" or "-"'
             )
         if name in self.apps:
             raise ConfigError(f'app "{name}": there are two apps of this name')
+        if not isinstance(cls, type) or not hasattr(cls, "ops") or cls.ops is None:
+            raise ConfigError(f'app "{name}": {cls!r} is no app class')
+        if worker is not None and not isinstance(worker, int):
+            raise ConfigError(f'app "{name}": worker {worker!r} is not a number')
         self.apps[name] = AppSpec(cls, args, worker)
 
     def link(self, text: str) -> None:

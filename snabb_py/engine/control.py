@@ -54,11 +54,18 @@ VERBS: dict[str, tuple[str, Verb]] = {
 }
 
 
+def _is_known(verb: object) -> bool:
+    return isinstance(verb, str) and verb in VERBS
+
+
 def answer(engine: "Engine", line: bytes) -> bytes:
     """Return the answer to one request line."""
     try:
-        request = json.loads(line)
-        if not isinstance(request, dict) or request.get("verb") not in VERBS:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            request = None
+        if not isinstance(request, dict) or not _is_known(request.get("verb")):
             raise ConfigError('expected {"verb": one of ' + ", ".join(VERBS) + "}")
         result = VERBS[request["verb"]][1](engine, request)
         reply = {"ok": True, "result": result}
@@ -113,7 +120,7 @@ class Control:
             client.close()
             return
         # A client that does not read its answers is not waited for long.
-        client.settimeout(1)
+        client.settimeout(0.05)
         self._clients[client] = bytearray()
         self._selector.register(client, selectors.EVENT_READ)
 

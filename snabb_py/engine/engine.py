@@ -11,9 +11,12 @@ floor.
 """
 
 import contextlib
+import os
+import select
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,7 +24,7 @@ from typing import Any, Self, cast
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine import counter
-from snabb_py.engine.app import App
+from snabb_py.engine.app import App, check_range
 from snabb_py.engine.config import AppSpec, Config, LinkSpec
 from snabb_py.engine.control import Control
 from snabb_py.engine.memory import Pool, new_aligned
@@ -100,8 +103,15 @@ class Engine:
         for cpu in cpus:
             if cpu is not None:
                 check_cpu(cpu)
-        if not 1 <= burst <= lib.LINK_CAPACITY:
-            raise ConfigError(f"burst {burst}: not within 1 to {lib.LINK_CAPACITY}")
+        for name, value, low, high in (
+            ("workers", workers, 1, 1024),
+            ("packets", packets, 0, 2**24),
+            ("large_packets", large_packets, 0, 2**20),
+            ("burst", burst, 1, lib.LINK_CAPACITY),
+        ):
+            if not isinstance(value, int):
+                raise ConfigError(f"{name}: {value!r} is not a whole number")
+            check_range(name, value, low, high)
         self.nworkers = workers
         self.network: Network = Network()
         self.config: Config = Config()
@@ -115,7 +125,11 @@ class Engine:
         self._links: dict[LinkSpec, RunningLink] = {}
         self._workers: list[Worker] = []
         self._lock = threading.RLock()
-        self._ended = threading.Event()
+        # Not a threading.Event: its lock is not for signal handlers.
+        self._has_ended = False
+        self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._end_fd)
+        self._pid = os.getpid()
         self._is_closed = False
         with contextlib.ExitStack() as undo:
             self.directory = InstanceDirectory() if program else None
@@ -124,6 +138,8 @@ class Engine:
             # One freelist more than C workers: that of the Python apps' worker.
             self.pool = Pool(packets, large_packets, workers + 1, huge=huge)
             undo.callback(self.pool.close)
+            if self.directory:
+                self.directory.note_huge_pages(self.pool.memory.reserved)
             if self.pool.memory.problem:
                 self.log(self.pool.memory.problem)
             path = self.directory.path / "counters" if self.directory else None
@@ -405,20 +421,27 @@ class Engine:
         end = None if duration is None else start + duration
         supervision = self.timers.at(start, self.supervise, SUPERVISE_INTERVAL)
         try:
-            while not self._ended.is_set():
+            while not self._has_ended:
                 now = time.monotonic()
                 self.timers.run(now)
                 if (end is not None and now >= end) or (done and done()):
                     break
                 due = [t for t in (end, self.timers.next_due()) if t is not None]
                 pause = max(0.0, min(due) - time.monotonic())
-                self._ended.wait(min(pause, 0.01) if done else pause)
+                self._wait(min(pause, 0.01) if done else pause)
         finally:
             supervision.cancel()
 
+    def _wait(self, seconds: float) -> None:
+        """Wait, or until `end` is called."""
+        poll = select.poll()
+        poll.register(self._end_fd, select.POLLIN)
+        poll.poll(max(1, round(seconds * 1000)))
+
     def end(self) -> None:
         """Make `main` return; may be called from a signal handler or any thread."""
-        self._ended.set()
+        self._has_ended = True
+        os.eventfd_write(self._end_fd, 1)
 
     def supervise(self) -> None:
         """Look after what apps have outside, and after Python apps that failed.
@@ -428,7 +451,10 @@ class Engine:
         """
         now = time.monotonic()
         for running in list(self._apps.values()):
-            line = running.instance.supervise()
+            try:
+                line = running.instance.supervise()
+            except Exception as error:  # noqa: BLE001 - an app's own code
+                line = f"app {running.name}: supervise: {type(error).__name__}: {error}"
             if line:
                 self.log(line)
             if running.runner:
@@ -463,12 +489,15 @@ class Engine:
         When an app in Python does not return, memory that its worker may touch is left
         alone, and a line says so.
         """
+        if os.getpid() != self._pid:
+            return  # a child of a fork has neither workers nor anything to give back
         with self._lock:
             if self._is_closed:
                 return
             with contextlib.suppress(SnabbError):
                 self.commit(Config(), timeout=timeout)
             self._is_closed = True
+        self.end()
         # Without the lock: a control client may be waiting for it.
         if self.control:
             self.control.close()
@@ -538,6 +567,8 @@ class Engine:
     def paused(self) -> Iterator[None]:
         """Let all workers stand still meanwhile."""
         with self._lock, contextlib.ExitStack() as stack:
+            if self._is_closed:
+                raise ConfigError("the engine is closed")
             for worker in self._workers:
                 worker.pause()
                 stack.callback(worker.resume)

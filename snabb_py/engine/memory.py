@@ -6,7 +6,6 @@ reserved when we may, and given back when the memory is closed. Imports errors a
 the extension.
 """
 
-import contextlib
 import errno
 import mmap
 import os
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from snabb_py._native import ffi, lib
+from snabb_py.engine.shm import NR_HUGEPAGES, give_huge_pages_back
 from snabb_py.errors import DeviceError
 
 HUGE_PAGE = 2 << 20
-NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 FREE_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
 
 #: `ffi.new` for structures whose parts must not share cache lines: zeroed, and
@@ -32,13 +31,14 @@ class Memory:
         address: `uint8_t *`, on a 2 MiB boundary; valid until `close`.
         fd: the memfd behind it.
         is_huge: 2 MiB pages.
+        reserved: 2 MiB pages that were added to the system's for it.
         problem: why there are none, for the user; "" with them.
     """
 
     def __init__(self, size: int, *, huge: bool = True) -> None:
         self.size = -(-size // HUGE_PAGE) * HUGE_PAGE
         self.problem = ""
-        self._reserved = 0
+        self.reserved = 0
         self.is_huge = False
         if huge:
             try:
@@ -64,7 +64,7 @@ class Memory:
         if missing > 0:
             before = int(NR_HUGEPAGES.read_text())
             NR_HUGEPAGES.write_text(str(before + missing))
-            self._reserved = int(NR_HUGEPAGES.read_text()) - before
+            self.reserved = int(NR_HUGEPAGES.read_text()) - before
         self.fd = os.memfd_create("snabb-py", os.MFD_CLOEXEC | os.MFD_HUGETLB)
         try:
             os.ftruncate(self.fd, self.size)
@@ -87,7 +87,7 @@ class Memory:
             raise DeviceError(
                 f"map {self.size >> 20} MiB for packets",
                 error.errno or errno.ENOMEM,
-                "fewer packets need less memory",
+                "fewer packets need less" if error.errno == errno.ENOMEM else "",
             ) from None
         self._hold()
 
@@ -104,12 +104,8 @@ class Memory:
         self._release()
 
     def _release(self) -> None:
-        if self._reserved > 0:
-            # Somebody else may have changed the number meanwhile: take ours off it.
-            with contextlib.suppress(OSError):
-                now = int(NR_HUGEPAGES.read_text())
-                NR_HUGEPAGES.write_text(str(max(0, now - self._reserved)))
-        self._reserved = 0
+        give_huge_pages_back(self.reserved)
+        self.reserved = 0
 
 
 class Pool:

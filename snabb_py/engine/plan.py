@@ -194,6 +194,17 @@ def port_order(
     return [(name, linked.get(name)) for name in names]
 
 
+def is_whole(network: Network, app: str) -> bool:
+    """Return whether all ports of an app that must be linked are."""
+    cls = network.apps[app].cls
+    for side, ports in (("inputs", cls.inputs), ("outputs", cls.outputs)):
+        order = port_order(network, app, side)
+        is_missing = any(link is None for _, link in order)
+        if not ports.optional and (is_missing or (ports.any_number and not order)):
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class Order:
     """The steps of a worker's breath, by app name."""
@@ -208,12 +219,14 @@ def breath_order(network: Network, worker: int) -> Order:
 
     Pulls by name, those of interlinks first; pushes in topological order, so that a
     packet goes all the way in one breath, ties by name. In a cycle some link is
-    crossed against the order; what is on it waits for the next breath.
+    crossed against the order; what is on it waits for the next breath. An app that
+    lacks a link, which is so only while others change workers, stands still.
     """
-    names = network.apps_of(worker)
+    names = [n for n in network.apps_of(worker) if is_whole(network, n)]
     following: dict[str, list[str]] = {name: [] for name in names}
     for link in network.links_of(worker):
-        following[link.from_app].append(link.to_app)
+        if link.from_app in following and link.to_app in following:
+            following[link.from_app].append(link.to_app)
     classes = {name: network.apps[name].cls for name in names}
     pulls = [n for n in names if classes[n].has("pull")]
     pulls.sort(key=lambda n: not classes[n].is_internal())

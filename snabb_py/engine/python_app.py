@@ -74,6 +74,7 @@ class PythonApp(App):
             ValueError: more than 66 KiB.
         """
         owner = self.runner.owner
+        data = bytes(memoryview(data))
         if len(data) > lib.PACKET_LARGE_SIZE:
             raise ValueError(f"{len(data)} bytes do not fit in a packet")
         pointer = lib.engine_packet_alloc(owner.freelist, len(data))
@@ -82,6 +83,14 @@ class PythonApp(App):
         ffi.memmove(pointer.data, data, len(data))
         owner.take(pointer)
         return Packet(owner, pointer)
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as text, whatever its own text does."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - the app's own code
+        return type(error).__name__
 
 
 class Runner:
@@ -181,7 +190,8 @@ class Runner:
         """Call `packet` for each packet; what goes to one port goes there at once."""
         for link in instance.input.values():
             burst = link.receive_burst()
-            ports: dict[str, list[Any]] = {name: [] for name in instance.output}
+            outputs = {name: k.pointer for name, k in instance.output.items()}
+            ports: dict[str, list[Any]] = {name: [] for name in outputs}
             dropped = 0
             give = self.owner.give
             for packet in burst:
@@ -192,12 +202,15 @@ class Runner:
                 else:
                     ports[port].append(packet.pointer)
             for port, pointers in ports.items():
-                for pointer in pointers:
-                    give(pointer)
-                array = ffi.new("struct packet *[]", pointers)
-                lib.engine_link_transmit(
-                    instance.output[port].pointer, array, len(pointers)
-                )
+                array = ffi.new("struct packet *[]", max(len(pointers), 1))
+                n = 0
+                try:
+                    for pointer in pointers:
+                        give(pointer)  # raises if the app has given it away itself
+                        array[n] = pointer
+                        n += 1
+                finally:
+                    lib.engine_link_transmit(outputs[port], array, n)
             if dropped:
                 self.count("drop-app", dropped)
 
@@ -208,13 +221,13 @@ class Runner:
         return n
 
     def _fail(self, error: BaseException) -> None:
+        self.instance = None
         self.count("drop-app-failed", self.owner.free_all())
         self.count("app-failures")
         last = traceback.extract_tb(error.__traceback__)[-1:]
         where = f" ({last[0].filename}:{last[0].lineno})" if last else ""
-        self.failure = f"{type(error).__name__}: {error}{where}"
+        self.failure = f"{describe(error)}{where}"
         self._unreported = True
-        self.instance = None
 
     def retire(self) -> int:
         """Free what the app owns."""
@@ -244,8 +257,8 @@ class Runner:
         self._retry_at = None
         try:
             instance = self.remake()
-        except Exception as error:  # noqa: BLE001 - the app's own code
-            self.failure = f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the app's own code
+            self.failure = describe(error)
             self._unreported = True
             return None
         instance.runner = self

@@ -50,6 +50,7 @@ ENTRY = struct.Struct("<IIIII236s")
 UNUSED, COUNTERS, HISTOGRAM = 0, 1, 2
 NENTRIES = 4096
 DIRECTORY = 64
+NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 SIZE = 32 << 20  # sparse: only what is used takes memory
 LINE = 64
 
@@ -79,6 +80,16 @@ def make_private(path: Path) -> None:
         raise ConfigError(f"{path}: belongs to somebody else or others may write to it")
 
 
+def give_huge_pages_back(pages: int) -> None:
+    """Take off the system's huge pages what we once added."""
+    if pages <= 0:
+        return
+    # Somebody else may have changed the number meanwhile: take ours off it.
+    with contextlib.suppress(OSError, ValueError):
+        now = int(NR_HUGEPAGES.read_text())
+        NR_HUGEPAGES.write_text(str(max(0, now - pages)))
+
+
 class InstanceDirectory:
     """`<runtime directory>/<pid>`, locked while we live, removed at the end.
 
@@ -101,6 +112,11 @@ class InstanceDirectory:
             raise ConfigError(
                 f"{self.path}: another engine of this process uses it"
             ) from None
+
+    def note_huge_pages(self, pages: int) -> None:
+        """Leave word of the huge pages that were reserved, should we be killed."""
+        if pages:
+            (self.path / "hugepages").write_text(str(pages))
 
     def close(self) -> None:
         """Remove the directory."""
@@ -133,6 +149,8 @@ def remove_dead(root: Path) -> None:
             if path.name.isdigit() and not is_alive(path):
                 if fresh and not (path / "lock").exists():
                     continue
+                with contextlib.suppress(OSError, ValueError):
+                    give_huge_pages_back(int((path / "hugepages").read_text()))
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -149,6 +167,7 @@ class Row:
     size: int
     count: int
     pointer: Any
+    memory: Any  # keeps what pointer points to
     entry: int | None = None
 
     def values(self) -> list[int]:
@@ -172,15 +191,19 @@ class Counters:
     """
 
     def __init__(self, path: Path | None, program: str = "") -> None:
+        self._fd = -1
         if path is None:
             self._map = mmap.mmap(-1, SIZE)
         else:
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            self._fd = fd
             try:
                 os.ftruncate(fd, SIZE)
                 self._map = mmap.mmap(fd, SIZE)
-            finally:
+                self._reserve(0, DIRECTORY + NENTRIES * ENTRY.size)
+            except (OSError, DeviceError):
                 os.close(fd)
+                raise
         self._view = ffi.from_buffer("uint8_t[]", self._map)
         self._end = DIRECTORY + NENTRIES * ENTRY.size
         self._free_rows: dict[int, list[int]] = {}
@@ -210,6 +233,7 @@ class Counters:
             size,
             len(names) or count,
             ffi.cast("uint64_t *", self._view + offset),
+            self._view,
         )
 
     def publish(self, row: Row) -> None:
@@ -241,9 +265,25 @@ class Counters:
         self._free_rows.setdefault(row.size, []).append(row.offset)
 
     def close(self) -> None:
-        """Unmap it; no worker runs any more."""
-        ffi.release(self._view)
-        self._map.close()
+        """Let go of it; it is unmapped when the last row goes."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _reserve(self, offset: int, size: int) -> None:
+        """Make sure of the memory: a full file system would be a SIGBUS later.
+
+        Raises:
+            DeviceError: there is no room.
+        """
+        if self._fd < 0:
+            return
+        try:
+            os.posix_fallocate(self._fd, offset, size)
+        except OSError as error:
+            raise DeviceError(
+                "make room for counters", error.errno or 0, "is /run full?"
+            ) from None
 
     def _take(self, size: int) -> int:
         if rows := self._free_rows.get(size):
@@ -253,6 +293,7 @@ class Counters:
         offset = -(-self._end // LINE) * LINE
         if offset + size > SIZE:
             raise ConfigError(f"counters need more than {SIZE >> 20} MiB")
+        self._reserve(offset, size)
         self._end = offset + size
         return offset
 
