@@ -240,7 +240,8 @@ class Output:
             why = os.strerror(error) if error else "its reader is too slow"
             with contextlib.suppress(OSError, ValueError):
                 print(
-                    f"{self.path}: {lost} packets are missing at the end: {why}",
+                    f"snabb-py: {self.path}: {lost} packets are missing at the end: "
+                    f"{why}",
                     file=sys.stderr,
                 )
         with contextlib.suppress(OSError):
@@ -324,6 +325,13 @@ class PcapWriter(App):
                 os.close(fd)
         self.output = output
         self.state = output.output
+
+    @property
+    def unfinished(self) -> int:
+        """Packets that wait because the file cannot be written."""
+        if self.output is None or not self.output.output.error:
+            return 0
+        return int(lib.pcap_output_waiting(self.output.output))
 
     def _check_kind(self, fd: int) -> None:
         mode = os.fstat(fd).st_mode

@@ -136,6 +136,8 @@ enum {
 
 extern const struct app_ops pcap_writer_ops; /* state: struct pcap_output */
 
+/* Packets that are not wholly in the file yet; their worker stands still. */
+uint32_t pcap_output_waiting(const struct pcap_output *output);
 /* Write what still waits, for at most timeout_ms, and leave whole records. Call it
  * when no worker has the output any more. Returns how many packets were lost. */
 uint32_t pcap_output_finish(struct pcap_output *output, int timeout_ms);

@@ -101,6 +101,17 @@ static void begin_output(struct pcap_output *output,
     output->has_header = 1;
 }
 
+uint32_t pcap_output_waiting(const struct pcap_output *output)
+{
+    uint32_t waiting = 0;
+    bool is_header = output->has_header;
+    for (uint32_t at = 0; at < output->used; is_header = false) {
+        waiting += !is_header;
+        at += piece_size(output->buffer + at, is_header);
+    }
+    return waiting;
+}
+
 uint32_t pcap_output_finish(struct pcap_output *output, int timeout_ms)
 {
     if (!output->begun)
@@ -114,12 +125,7 @@ uint32_t pcap_output_finish(struct pcap_output *output, int timeout_ms)
             break;
         flush(output);
     }
-    uint32_t lost = 0;
-    bool is_header = output->has_header;
-    for (uint32_t at = 0; at < output->used; is_header = false) {
-        lost += !is_header;
-        at += piece_size(output->buffer + at, is_header);
-    }
+    uint32_t lost = pcap_output_waiting(output);
     /* A disk that is full still lets us cut off what is no whole record. */
     if (output->is_regular && output->written &&
         ftruncate(output->fd, (off_t)(output->size - output->written)))

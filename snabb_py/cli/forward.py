@@ -1,9 +1,17 @@
 """`snabb-py forward`: two interfaces joined through a chain of forwarders."""
 
+import sys
+
 import click
 
 from snabb_py.apps.basic import Forward, Police
-from snabb_py.cli.interfaces import Direction, Interface, attach, attach_memory
+from snabb_py.cli.interfaces import (
+    UNFINISHED,
+    Direction,
+    Interface,
+    attach,
+    attach_memory,
+)
 from snabb_py.cli.options import Number, engine_options, report_options
 from snabb_py.cli.run import Ending, Reporter, run
 from snabb_py.engine.app import FiniteSource
@@ -184,7 +192,12 @@ def program(  # noqa: PLR0913 - the options of a program
         print(config.graphviz() if graph == "dot" else text_graph(config, directions))
         return
     large = any(d.source.needs_large or d.target.needs_large for d in directions)
-    reporter = Reporter("forward", as_json=as_json)
+    words = f"{a} {b}"
+    reporter = Reporter(
+        "forward",
+        as_json=as_json,
+        is_stdout_taken="/dev/stdout" in words or "/dev/fd/1" in words,
+    )
     try:
         with (
             Ending() as ending,
@@ -213,5 +226,8 @@ def program(  # noqa: PLR0913 - the options of a program
                 else None,
             )
         reporter.finish({"program": "forward", **summary})
+        lost_at_end = [r for d in summary["directions"] for r in d["drops"]]
+        if any(reason.endswith((UNFINISHED, "write-error")) for reason in lost_at_end):
+            sys.exit(1)
     finally:
         reporter.stop()

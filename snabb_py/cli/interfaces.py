@@ -15,6 +15,9 @@ from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
 
+#: The reason of packets that a target has taken and could not deliver.
+UNFINISHED = "drop-unfinished"
+
 KINDS = "raw:IFNAME, tap:NAME, pcap:IN.pcap[,OUT.pcap] or null"
 
 
@@ -158,14 +161,20 @@ class Direction:
         """The app that takes them."""
         return self.target.transmit.partition(".")[0]
 
-    def read(self, engine: Engine) -> "Reading":
-        """Return the counts as they are now."""
+    def read(self, engine: Engine, *, is_last: bool = False) -> "Reading":
+        """Return the counts as they are now.
+
+        Args:
+            engine: runs the network.
+            is_last: the workers stand still, and what a target could not deliver by
+                now is lost.
+        """
         # The end first: packets move on meanwhile, and none leaves before it came.
         at_target = app_drops(engine, self.target_app, "drop-rx-")
         last = self._link_to(engine, self.target_app)
-        unwritten = engine.apps[self.target_app].instance.unfinished
-        if unwritten:
-            at_target[f"{self.target_app} unwritten"] = unwritten
+        unfinished = engine.apps[self.target_app].instance.unfinished if is_last else 0
+        if unfinished:
+            at_target[f"{self.target_app} {UNFINISHED}"] = unfinished
         first = self._link_from(engine, self.source_app)
         at_source = app_drops(engine, self.source_app, "drop-tx-")
         drops = dict(at_source)

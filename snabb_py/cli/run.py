@@ -81,8 +81,8 @@ class Meter:
         self.start = self._at = start
         self._first = self._last = [Reading(0, 0, 0, {}) for _ in directions]
 
-    def _read(self) -> list[Reading]:
-        return [d.read(self.engine) for d in self.directions]
+    def _read(self, *, is_last: bool = False) -> list[Reading]:
+        return [d.read(self.engine, is_last=is_last) for d in self.directions]
 
     def look(self) -> dict[str, Any]:
         """Return the counts, with rates since the last look."""
@@ -107,9 +107,11 @@ class Meter:
             }
             for worker in self.engine.workers
         ]
+        with self.engine.paused():
+            readings = self._read(is_last=True)
         return {
             "seconds": round(seconds, 3),
-            "directions": self._describe(self._read(), self._first, seconds),
+            "directions": self._describe(readings, self._first, seconds),
             "workers": workers,
         }
 
@@ -175,27 +177,39 @@ def table(look: dict[str, Any], title: str) -> "Table":
 
 
 class Reporter:
-    """Shows looks while the engine runs, and the summary at the end."""
+    """Shows looks while the engine runs, and the summary at the end.
 
-    def __init__(self, title: str, *, as_json: bool) -> None:
+    Args:
+        title: the program.
+        as_json: objects, not text.
+        is_stdout_taken: packets go to stdout; reports go to stderr.
+    """
+
+    def __init__(
+        self, title: str, *, as_json: bool, is_stdout_taken: bool = False
+    ) -> None:
         self.title = title
         self.as_json = as_json
         self._live: Any = None
-        if not as_json and sys.stdout.isatty():
+        self._file = sys.stderr if is_stdout_taken else sys.stdout
+        if not as_json and not is_stdout_taken and sys.stdout.isatty():
             from rich.live import Live
 
             self._live = Live(auto_refresh=False)
             self._live.start()
 
+    def _print(self, line: str) -> None:
+        print(line, file=self._file, flush=True)
+
     def show(self, look: dict[str, Any]) -> None:
         """Show how things are."""
         if self.as_json:
-            print(json.dumps(look), flush=True)
+            self._print(json.dumps(look))
         elif self._live:
             self._live.update(table(look, self.title), refresh=True)
         else:
             for direction in look["directions"]:
-                print(plain_line(look, direction), flush=True)
+                self._print(plain_line(look, direction))
 
     def log(self, line: str) -> None:
         """Show a message beside the reports; on stderr, so that JSON stays JSON."""
@@ -215,21 +229,21 @@ class Reporter:
         """Show the summary."""
         self.stop()
         if self.as_json:
-            print(json.dumps(summary), flush=True)
+            self._print(json.dumps(summary))
             return
-        print(f"{self.title}: {summary['seconds']:.2f} s")
+        self._print(f"{self.title}: {summary['seconds']:.2f} s")
         for d in summary["directions"]:
-            print(
+            self._print(
                 f"  {d['from']} -> {d['to']}: offered {d['offered']}, "
                 f"forwarded {d['forwarded']}, lost {d['lost']}; "
                 f"{d['mpps']:.3f} Mpps, {d['gbps']:.3f} Gbps"
             )
             for reason, n in d["drops"].items():
-                print(f"    {reason}: {n}")
+                self._print(f"    {reason}: {n}")
         for worker in summary["workers"]:
             gap = worker["gap_ns"]
             where = "" if worker["cpu"] is None else f" on CPU {worker['cpu']}"
-            print(
+            self._print(
                 f"  worker {worker['worker']}{where}: {worker['breaths']} breaths, "
                 f"gap {gap['p50'] / 1e3:.1f} us median, {gap['p99'] / 1e3:.1f} us "
                 f"p99, {gap['max'] / 1e3:.1f} us longest"

@@ -112,7 +112,7 @@ class App:
 
     @property
     def unfinished(self) -> int:
-        """Packets that the app has taken and could not deliver yet."""
+        """Packets that the app has taken and cannot deliver; its worker is paused."""
         return 0
 
     def supervise(self) -> str | None:

@@ -252,6 +252,8 @@ class Engine:
 
     def _build_app(self, name: str, spec: AppSpec, actions: Actions) -> RunningApp:
         instance = self._make(name, spec)
+        if not instance.ops and not isinstance(instance, PythonApp):
+            raise ConfigError(f'app "{name}": {spec.cls.__name__} has no operations')
         old = self._apps.get(name)
         lease = self.registry.lease(name)
         try:

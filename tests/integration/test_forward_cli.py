@@ -147,6 +147,10 @@ def test_a_signal_ends_it_with_the_summary(number: signal.Signals) -> None:
         (["--cpu", "-1"], 2, "CPU -1"),
         (["--police", "0"], 2, "--police"),
         (["--duration", "-1"], 2, "--duration"),
+        (["--duration", "nan"], 2, "--duration"),
+        (["--interval", "nan"], 2, "--interval"),
+        (["--police", "nan"], 2, "--police"),
+        (["pcap:/etc/hostname", "null", "--bidir"], 2, "not with --bidir"),
         (["--interval", "0"], 2, "--interval"),
         (["--nonsense"], 2, "--nonsense"),
     ],
@@ -168,7 +172,9 @@ def test_help_of_all() -> None:
     text = snabb("--help").stdout
     for name in ("bench", "forward"):
         assert name in text
-        assert "Examples:" in snabb(name, "--help").stdout
+        manual = snabb(name, "--help").stdout
+        assert "Examples:\n" in manual
+        assert "\\b" not in manual
     for name in ("basic1", "hops", "python-app", "reconfigure"):
         assert "Usage:" in snabb("bench", name, "--help").stdout
 
@@ -289,3 +295,35 @@ def test_a_signal_at_start_up_leaves_nothing(delay_ms: int) -> None:
     assert process.returncode in (-signal.SIGTERM, -signal.SIGINT, 143, 130, 0)
     assert "Traceback" not in errors
     assert not (shm.runtime_directory() / str(process.pid)).exists()
+
+
+def capture(n: int) -> bytes:
+    """Return a capture of n frames of 60 zeros."""
+    record = (0).to_bytes(8, "little") + 2 * (60).to_bytes(4, "little") + bytes(60)
+    header = bytes.fromhex("d4c3b2a1 0200 0400") + bytes(8)
+    header += (65535).to_bytes(4, "little") + (1).to_bytes(4, "little")
+    return header + record * n
+
+
+def test_a_capture_on_stdout_is_alone_there(tmp_path: Path) -> None:
+    path = tmp_path / "in.pcap"
+    path.write_bytes(capture(100))
+    done = subprocess.run(
+        [*SNABB, "forward", f"pcap:{path}", "pcap:,/dev/stdout"],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    assert len(done.stdout) == 24 + 100 * 76
+    assert b"forwarded 100" in done.stderr
+
+
+def test_a_full_disk_is_a_loss_and_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "in.pcap"
+    path.write_bytes(capture(100))
+    done = snabb("forward", f"pcap:{path}", "pcap:,/dev/full", "--json", status=1)
+    (direction,) = json.loads(done.stdout.splitlines()[-1])["directions"]
+    assert direction["offered"] == 100
+    assert direction["forwarded"] == 0
+    assert direction["lost"] == sum(direction["drops"].values()) == 100
+    assert "No space left" in done.stderr

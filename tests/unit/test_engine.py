@@ -11,10 +11,12 @@ import pytest
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps.basic import Forward, Join, Police, Repeater, Sink, Source, Tee
-from snabb_py.engine import counter
+from snabb_py.engine import control, counter, shm
 from snabb_py.engine.app import App, Ports, Resources
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
+from snabb_py.engine.packet import Packet
+from snabb_py.engine.python_app import PythonApp
 from snabb_py.engine.worker import parse_cpus
 from snabb_py.errors import AppError, ConfigError, DeviceError
 
@@ -447,3 +449,135 @@ def test_an_app_that_never_returns_is_left_behind() -> None:
     with pytest.raises(ConfigError, match="closed"):
         engine.commit(config)
     release.set()
+
+
+class Relay(PythonApp):
+    inputs = Ports("rx")
+    outputs = Ports("tx")
+
+    def packet(self, packet: Packet) -> str:
+        del packet
+        return "tx"
+
+
+def test_an_app_moves_between_workers_under_full_load() -> None:
+    with small_engine(workers=2) as engine:
+        for i in range(60):
+            config = Config()
+            config.app("source", Source)
+            cls: type[App] = Relay if i % 3 == 2 else Forward
+            config.app("hop", cls, worker=i % 2)
+            config.app("sink", Sink)
+            config.link("source.tx -> hop.rx")
+            config.link("hop.tx -> sink.rx")
+            engine.commit(config)
+            if i % 10 == 0:
+                assert engine.census().is_complete
+        engine.commit(Config())
+        assert engine.census().free == engine.pool.total
+
+
+def test_workers_are_stopped_when_the_start_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DeviceError("listen", 13)
+
+    monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path / "run")
+    monkeypatch.setattr("snabb_py.engine.engine.Control", refuse)
+    with pytest.raises(DeviceError, match="listen"):
+        small_engine(busy=True, program="x")
+    assert not [t for t in threading.enumerate() if t.name.startswith("worker")]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_closed_engine_says_so_and_keeps_its_counts() -> None:
+    engine = small_engine()
+    engine.commit(straight(count=100))
+    until(lambda: received(engine) == 100)
+    link = engine.link("hop.tx -> sink.rx")
+    engine.close()
+    assert link.counters["rxpackets"] == 100
+    assert engine.drops() == {}
+    with pytest.raises(ConfigError, match="closed"):
+        engine.census()
+    with pytest.raises(ConfigError, match="closed"):
+        engine.commit(Config())
+    started = time.monotonic()
+    engine.main()
+    assert time.monotonic() - started < 5
+
+
+def test_main_ends_when_another_thread_closes(engine: Engine) -> None:
+    engine.commit(straight())
+    threading.Timer(0.2, engine.close).start()
+    engine.main(duration=20)
+    until(lambda: engine._is_closed)
+
+
+def test_a_child_of_a_fork_closes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path / "run")
+    with small_engine(program="x") as engine:
+        engine.commit(straight())
+        pid = os.fork()
+        if pid == 0:
+            engine.close()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert engine.directory
+        assert control.call(engine.directory.path / "control", "uptime") > 0
+        n = received(engine)
+        until(lambda: received(engine) > n)
+
+
+def test_commits_from_many_threads(engine: Engine) -> None:
+    engine.commit(straight(rate_pps=1e5))
+    failures: list[BaseException] = []
+
+    def change(k: int) -> None:
+        try:
+            for i in range(30):
+                config = straight(rate_pps=1e5)
+                config.app(f"s{k}", Source, rate_pps=1 + i)
+                config.app(f"z{k}", Sink)
+                config.link(f"s{k}.tx -> z{k}.rx")
+                engine.commit(config)
+        except BaseException as error:  # noqa: BLE001 - told by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=change, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    assert engine.census().is_complete
+    assert_nothing_missing(engine)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"workers": 0},
+        {"workers": -1},
+        {"workers": "2"},
+        {"packets": -1},
+        {"burst": "x"},
+    ],
+)
+def test_settings_of_another_kind_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        Engine(huge=False, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cls", ["Source", int, None, App])
+def test_what_is_no_app_class_is_refused(engine: Engine, cls: Any) -> None:
+    def build() -> None:
+        config = Config()
+        config.app("a", cls)
+        engine.commit(config)
+
+    with pytest.raises(ConfigError, match='app "a"'):
+        build()

@@ -597,7 +597,8 @@ def test_a_full_device(capfd: pytest.CaptureFixture[str]) -> None:
         assert harness.app.supervise() is None
     lost = 1200 - counted
     assert capfd.readouterr().err == (
-        f"/dev/full: {lost} packets are missing at the end: No space left on device\n"
+        f"snabb-py: /dev/full: {lost} packets are missing at the end: "
+        "No space left on device\n"
     )
 
 

@@ -244,3 +244,56 @@ def test_a_tee_does_not_wait_for_a_slow_app() -> None:
         until(lambda: arrived(e) > 1_000_000)
         tee = next(k for s, k in e.links.items() if str(s).startswith("tee.tx1"))
         assert tee.counters["txdrop"] > 0
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+def misbehave(app: PythonApp, packet: Packet, how: str) -> str:
+    """Break the rules in one of several ways."""
+    if how == "frees":
+        packet.free()
+    elif how == "clears":
+        app.output.clear()
+    elif how == "makes":
+        app.new_packet("text")  # type: ignore[arg-type]
+    elif how == "unspeakable":
+        raise UnspeakableError
+    elif how == "exits":
+        raise SystemExit(3)
+    return "tx"
+
+
+@pytest.mark.parametrize("how", ["frees", "makes", "unspeakable", "exits"])
+def test_misuse_loses_no_packet(how: str) -> None:
+    class Misused(PythonApp):
+        inputs = Ports("rx")
+        outputs = Ports("tx")
+
+        def packet(self, packet: Packet) -> str:
+            return misbehave(self, packet, how)
+
+    with engine() as e:
+        e.commit(through(Misused, count=1000))
+        until(lambda: e.apps["app"].counters["app-failures"] >= 1)
+        # The app itself has freed a part of the first burst, when it "frees".
+        least = 1000 - 512 if how == "frees" else 990
+        until(lambda: e.apps["app"].counters["drop-app-failed"] >= least)
+        assert e.apps["app"].counters["app-failures"] == 1
+        assert e.census().is_complete
+
+
+def test_an_app_that_clears_its_links_harms_itself_alone() -> None:
+    class Clears(PythonApp):
+        inputs = Ports("rx")
+        outputs = Ports("tx")
+
+        def packet(self, packet: Packet) -> str:
+            return misbehave(self, packet, "clears")
+
+    with engine() as e:
+        e.commit(through(Clears, count=1000))
+        until(lambda: arrived(e) + e.apps["app"].counters["drop-app-failed"] == 1000)
+        assert e.census().is_complete

@@ -142,6 +142,8 @@ def test_the_control_socket_survives_bad_clients(
             b"[]\n",
             b"{}\n",
             b'{"verb": 7}\n',
+            b'{"verb": []}\n',
+            b'{"verb": {}}\n',
             b"\xff\n",
             b"[" * 9999 + b"\n",
         ):
