@@ -327,3 +327,34 @@ def test_a_full_disk_is_a_loss_and_a_failure(tmp_path: Path) -> None:
     assert direction["forwarded"] == 0
     assert direction["lost"] == sum(direction["drops"].values()) == 100
     assert "No space left" in done.stderr
+
+
+@pytest.mark.need("root", "netns")
+def test_a_full_runtime_directory_is_one_line() -> None:
+    mount = 'mount -t tmpfs -o size=40k none /run && exec "$@"'
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-c", mount, "sh", *SNABB),
+            *("forward", "--hops", "900", "--duration", "0.1"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "make room for counters: No space left" in done.stderr
+
+
+def test_too_few_file_descriptors_are_one_line() -> None:
+    limited = 'ulimit -n 10; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", limited, "sh", *SNABB, "forward", "--busy", "--duration", "0.1"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "Too many open files" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -231,3 +231,20 @@ def test_help_imports_little() -> None:
     for module in ("scapy", "pyroute2", "rich", "snabb_py._native", "_cffi_backend"):
         assert f"'{module}'" not in done.stderr
     assert "forward" in done.stdout
+
+
+def test_huge_pages_of_a_killed_instance_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = tmp_path / "nr_hugepages"
+    number.write_text("100\n")
+    monkeypatch.setattr(shm, "NR_HUGEPAGES", number)
+    monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path / "run")
+    killed = InstanceDirectory(pid=4194304)  # the largest pid is one less
+    killed.note_huge_pages(7)
+    shm.remove_dead(tmp_path / "run")
+    assert killed.path.exists()
+    os.close(killed._lock)  # what the kernel does for a killed process
+    shm.remove_dead(tmp_path / "run")
+    assert not killed.path.exists()
+    assert number.read_text() == "93"
