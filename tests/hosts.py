@@ -40,6 +40,13 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None
         time.sleep(0.02)
 
 
+def wait_for_carrier(*interfaces: str) -> None:
+    """Wait until frames are sent, which is a while after both ends are up."""
+    for name in interfaces:
+        until(lambda name=name: " noop " not in run("ip", "link", "show", name), name)  # type: ignore[misc]
+        until(lambda name=name: "LOWER_UP" in run("ip", "link", "show", name), name)  # type: ignore[misc]
+
+
 class Host:
     """A network namespace with one interface, `eth`."""
 

@@ -23,7 +23,7 @@ from snabb_py.engine.resources import Registry
 from snabb_py.engine.shm import CountersReader
 from snabb_py.errors import ConfigError, DeviceError
 from tests.harness import Harness
-from tests.hosts import Forwarding, Wire, run, until, wire
+from tests.hosts import Forwarding, Wire, run, until, wait_for_carrier, wire
 
 pytestmark = pytest.mark.need("root", "netns")
 
@@ -76,6 +76,7 @@ class Cable:
         for name in (self.a, self.b):
             Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
             run("ip", "link", "set", name, "up", "mtu", "9000")
+        wait_for_carrier(self.a, self.b)
 
     def cut(self) -> None:
         subprocess.run(["ip", "link", "del", self.a], check=False)
@@ -412,6 +413,7 @@ def test_an_interface_comes_and_goes(cable: Cable) -> None:
         assert supervise() == f"{word} was renamed to {cable.a}x"
         run("ip", "link", "set", cable.a + "x", "up")
         assert supervise() == f"{word} is up"
+        wait_for_carrier(cable.a + "x", cable.b)
         # The kernel reports that it was down once more, to whoever asks next.
         harness.send([filled(60)])
         harness.breathe()
@@ -445,6 +447,7 @@ def test_an_interface_that_is_down_at_first(cable: Cable) -> None:
         assert harness.app.supervise() == f"raw:{cable.a}: interface is down"
         run("ip", "link", "set", cable.a, "up")
         assert harness.app.supervise() == f"raw:{cable.a}: interface is up"
+        wait_for_carrier(cable.a, cable.b)
         cable.end.send(filled(60))
         assert harness.drain() == [filled(60)]
 

@@ -17,7 +17,7 @@ from snabb_py.apps.tap import Tap, TapDevice
 from snabb_py.engine.resources import Registry
 from snabb_py.errors import ConfigError, DeviceError
 from tests.harness import Harness
-from tests.hosts import run, until
+from tests.hosts import run, wait_for_carrier
 from tests.integration.test_rawsocket import (
     FRAMES,
     End,
@@ -50,11 +50,6 @@ def hush(name: str) -> None:
     path = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
     if path.exists():
         path.write_text("1")
-
-
-def wait_for_carrier(name: str) -> None:
-    """Wait until frames are sent: a while after somebody has attached."""
-    until(lambda: " noop " not in run("ip", "link", "show", name), "carrier")
 
 
 class Quiet(Harness):
