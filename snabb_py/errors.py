@@ -3,8 +3,7 @@
     SnabbError
     ├── ConfigError    the user's mistake: a config, an argument, a file
     ├── DeviceError    the kernel or a device said no; carries errno
-    ├── AppError       an app ended the run; carries the app's name
-    └── AbiError       the extension does not fit the package
+    └── AppError       an app ended the run; carries the app's name
 
 The text of each is one line that says what is wrong, where, and what to do: it is
 what the user sees. Imports nothing.
@@ -43,7 +42,3 @@ class AppError(SnabbError):
     def __init__(self, app: str, reason: str) -> None:
         self.app = app
         super().__init__(f"app {app}: {reason}")
-
-
-class AbiError(SnabbError):
-    """The compiled extension and the Python files do not belong together."""
