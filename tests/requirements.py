@@ -17,6 +17,8 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
+from tests import guest
+
 FREE_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
 # Where ip, tcpdump and ethtool are, whatever the user's PATH.
 SEARCH_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
@@ -103,6 +105,10 @@ REQUIREMENTS = {
     "iperf3": program("iperf3", "iperf3"),
     "netns": Requirement(has_netns, "the right to make a network namespace"),
     "ping": program("ping", "iputils-ping"),
+    "qemu": Requirement(
+        lambda: guest.find() is not None,
+        "QEMU and a kernel for guests (run scripts/test-guest)",
+    ),
     "root": Requirement(is_root, "root"),
     "tbf": Requirement(has_tbf, "the queueing discipline tbf (module sch_tbf)"),
     "tcpdump": program("tcpdump", "tcpdump"),

@@ -1,0 +1,172 @@
+"""`snabb-py sim82599`: software Intel 82599 cards for virtual machines."""
+
+import contextlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snabb_py.cli.card_report import CardMeter, CardReporter
+from snabb_py.cli.card_wires import Port, join, wires_of
+from snabb_py.cli.interfaces import UNFINISHED
+from snabb_py.cli.options import engine_options, report_options
+from snabb_py.cli.run import Ending
+from snabb_py.engine.config import Config
+from snabb_py.engine.engine import Engine
+from snabb_py.nic.model82599 import MAC_PREFIX, Card, parse_mac
+from snabb_py.nic.vfio_user import Server, Servers
+
+MOST_CARDS = 64
+
+
+def mac_of(first: bytes, n: int) -> bytes:
+    """Return the address of card n: the last three bytes count on."""
+    number = (int.from_bytes(first[3:], "big") + n) % 2**24
+    return first[:3] + number.to_bytes(3, "big")
+
+
+def qemu_options(paths: Sequence[Path]) -> str:
+    """Return what QEMU is to be called with for these sockets, as a shell takes it."""
+    lines = [
+        "-machine q35,memory-backend=mem -m 512M",
+        "-object memory-backend-memfd,id=mem,size=512M,share=on",
+    ]
+    for i, path in enumerate(paths):
+        device = {
+            "driver": "vfio-user-pci",
+            "bus": f"rp{i}",
+            "socket": {"type": "unix", "path": str(path.absolute())},
+        }
+        # Not on the root bus: the card would lose its link there, being PCI Express.
+        lines.append(
+            f"-device pcie-root-port,id=rp{i},slot={i + 1} "
+            f"-device {shlex.quote(json.dumps(device, separators=(',', ':')))}"
+        )
+    return " \\\n".join(f"  {line}" for line in lines)
+
+
+def run(
+    engine: Engine,
+    config: Config,
+    ports: Sequence[Port],
+    reporter: Reporter,
+    *,
+    duration: float | None,
+    interval: float,
+) -> dict[str, Any]:
+    """Serve the cards until the end, with reports; return the summary."""
+    engine.commit(config)
+    meter = CardMeter(engine, ports, time.monotonic())
+    with Servers([port.server for port in ports]):
+        timer = engine.timers.at(
+            meter.start + interval, lambda: reporter.show(meter.look()), interval
+        )
+        try:
+            engine.main(duration=duration)
+            ended = time.monotonic()
+            engine.drain()
+            return meter.summary(ended)
+        finally:
+            timer.cancel()
+            reporter.stop()
+
+
+@click.command(
+    "sim82599", epilog="Ctrl-C and SIGTERM end it with the summary and exit status 0."
+)
+@click.argument("sockets", nargs=-1, required=True, metavar="SOCKET...")
+@click.option(
+    "--wire",
+    "wires",
+    multiple=True,
+    metavar="WORD",
+    help="What a card's cable leads to; one for each card, in order.",
+)
+@click.option(
+    "--mac", metavar="MAC", help="Address of the first card; the others count on."
+)
+@report_options
+@engine_options
+def program(  # noqa: PLR0913 - the options of a program
+    *,
+    sockets: tuple[str, ...],
+    wires: tuple[str, ...],
+    mac: str | None,
+    duration: float | None,
+    interval: float,
+    as_json: bool,
+    cpu: int | None,
+    busy: bool,
+) -> None:
+    """Serve a software Intel 82599 at each SOCKET, for virtual machines.
+
+    QEMU 10.1 or newer reaches the card at the socket by the vfio-user protocol; to the
+    guest it is a PCI card that its own driver takes (Linux: ixgbe). The options that
+    QEMU needs are shown at the start: a root port, the card behind it, and memory that
+    is shared, since the card reads and writes it itself.
+
+    \b
+    A wire is one of
+      null, sink               gives nothing, swallows everything; the default
+      gen[,rate=PPS][,size=N]  frames of N bytes (60) at this rate (1e6), and a sink
+      cable                    joins two cards to each other
+      raw:IFNAME               a network interface of the kernel
+      tap:NAME                 a tap interface, made if it is not there
+      pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
+
+    A socket serves one virtual machine at a time; when it goes, the card is reset and
+    waits for the next. Memory that a guest's driver did not give to the card is out of
+    its reach: what it tried is counted as dma-read-unmapped and dma-write-unmapped.
+
+    \b
+    Examples:
+      snabb-py sim82599 nic.sock --wire tap:tap0
+      snabb-py sim82599 a.sock b.sock --wire cable
+      snabb-py sim82599 nic.sock --wire gen,rate=1e5,size=1514 --json
+    """
+    if len(sockets) > MOST_CARDS:
+        raise click.UsageError(f"{MOST_CARDS} cards at most")
+    words = wires_of(wires, len(sockets))
+    first = parse_mac(mac) if mac else MAC_PREFIX + b"\x01"
+    texts = " ".join(words)
+    reporter = CardReporter(
+        "sim82599",
+        as_json=as_json,
+        is_stdout_taken="/dev/stdout" in texts or "/dev/fd/1" in texts,
+    )
+    try:
+        with Ending() as ending, contextlib.ExitStack() as stack:
+            ports = []
+            for i, (socket, word) in enumerate(zip(sockets, words, strict=True)):
+                card = stack.enter_context(Card(mac=mac_of(first, i)))
+                server = Server(card, Path(socket), log=reporter.log)
+                stack.callback(server.close)
+                ports.append(Port(f"card{i}", card, server, word))
+            config = Config()
+            join(config, ports)
+            engine = stack.enter_context(
+                Engine(
+                    cpus=[cpu],
+                    busy=busy,
+                    large_packets=1024 if any(p.needs_large for p in ports) else 0,
+                    program="sim82599",
+                    log=reporter.log,
+                )
+            )
+            ending.of(engine)
+            paths = [port.server.path for port in ports]
+            reporter.log(f"QEMU's options:\n{qemu_options(paths)}")
+            summary = run(
+                engine, config, ports, reporter, duration=duration, interval=interval
+            )
+        reporter.finish({"program": "sim82599", **summary})
+        lost = [reason for card in summary["cards"] for reason in card["drops"]]
+        if any(reason.endswith((UNFINISHED, "write-error")) for reason in lost):
+            sys.exit(1)
+    finally:
+        reporter.stop()

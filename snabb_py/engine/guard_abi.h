@@ -1,0 +1,26 @@
+/* Memory of other processes that may go away while we touch it.
+ *
+ * A guest's memory is a file that the client has handed to us and can shrink at any
+ * moment; touching a page that the file no longer has raises SIGBUS. Within a guarded
+ * range the page is replaced by zeros of our own, the access goes on, and the event is
+ * counted. A SIGBUS anywhere else takes its usual course.
+ *
+ * The table of ranges is the one mutable global of this code, since signal dispositions
+ * belong to the process too. A thread that touches guarded memory must not block
+ * SIGBUS: the kernel kills a process rather than deliver a blocked fault.
+ */
+
+enum { GUARD_RANGES_MAX = 65536 };
+
+/* Guard a mapping, whole pages of page_size (of the file system, for huge pages) from
+ * address on. Installs the handler where that is not ours. Returns 0; -EINVAL for what
+ * is no such mapping, -EEXIST, -ENOSPC. */
+int guard_add(void *address, size_t size, size_t page_size);
+/* Before the mapping goes, with nobody touching it; unknown addresses are ignored. */
+void guard_remove(void *address);
+/* How often a page had gone, of the range that starts at address; 0: no such range. */
+uint64_t guard_hits(const void *address);
+/* The same of all ranges there have ever been. */
+uint64_t guard_total(void);
+/* The page size of a mapping of this file, for guard_add. */
+size_t guard_page_size(int fd);

@@ -1,0 +1,359 @@
+/* The inside of the software 82599, for its own C files:
+ *
+ *     model82599.c        registers, configuration space, reset, time, the app
+ *     model_phy.c         EEPROM, MDIO, SFP module, semaphores
+ *     model_dma.c         the host's memory
+ *     model_interrupt.c   causes, masks, moderation, messages
+ *     model_receive.c     filters, pools, RSS, FIFO, receive descriptors
+ *     model_transmit.c    transmit descriptors, offloads, local switch, pacing
+ *
+ * Sections are those of the 82599 data sheet (331520). Whoever calls a function that
+ * takes a card has its lock, unless it says otherwise.
+ */
+#ifndef SNABB_PY_NIC_MODEL82599_H
+#define SNABB_PY_NIC_MODEL82599_H
+
+#include "snabb_py/engine/engine.h"
+
+#include "snabb_py/nic/model82599_abi.h"
+#include "snabb_py/nic/registers.h"
+
+#include "snabb_py/nic/model_phy.h"
+
+enum {
+    MODEL_NREGISTERS = MODEL_BAR_SIZE / 4,
+    MODEL_FILTER_CACHE = 64,     /* entries; destinations that are met again and again */
+    MODEL_FIFO_ENTRIES = 8192,   /* 512 KiB of the smallest frames */
+    MODEL_SCRATCH = 320 * 1024,  /* PAYLEN has 18 bits; headers and a bit more */
+    MODEL_MIN_FRAME = 60,        /* without FCS: what the wire is padded to */
+    MODEL_FCS = 4,
+    MODEL_GAP = 20,              /* preamble and gap, bytes on the wire beside a frame */
+    MODEL_PS_PER_BYTE = 800      /* at 10 Gb/s */
+};
+
+/* A register of a receive queue: its block moves for queues from 64 on. */
+static inline uint32_t rx_register(uint32_t first, uint32_t queue)
+{
+    return queue < 64 ? first + 0x40 * queue
+                      : first - REG_RDBAL + REG_RDBAL_HIGH + 0x40 * (queue - 64);
+}
+
+static inline uint32_t tx_register(uint32_t first, uint32_t queue)
+{
+    return first + 0x40 * queue;
+}
+
+struct model_region {
+    uint64_t iova;
+    uint64_t last; /* the last byte: a region may end at 2^64 */
+    uint8_t *address;
+    uint64_t mapped; /* bytes that model_unmap() gives back to the system, 0: none */
+    uint32_t flags;
+};
+
+struct model_rx_queue {
+    uint32_t head;
+    bool drop; /* PFQDE */
+    uint32_t bad_tail; /* + 1; counted once */
+};
+
+struct model_tx_context {
+    uint64_t low;
+    uint64_t high;
+};
+
+struct model_tx_queue {
+    uint32_t head;
+    bool refused;
+    uint32_t bad_tail; /* + 1; counted once */
+    uint32_t waiting;  /* tail + 1 at which the last frame was not complete */
+    uint32_t rate;     /* RTTBCNRC */
+    uint32_t weight;   /* RTTDT1C */
+    uint64_t next;     /* ps; not before, by its rate limiter */
+    struct model_tx_context contexts[2];
+};
+
+/* A frame that waits for descriptors. */
+struct model_fifo_entry {
+    struct packet *packet;
+    uint64_t pools; /* that it has still to be written to */
+    bool loopback;
+};
+
+struct model_filter_entry {
+    uint64_t key;
+    uint64_t pools;
+};
+
+/* Frames by size, as PRC64.. and PTC64.. count them. */
+struct model_tally {
+    uint64_t packets;
+    uint64_t bytes; /* with FCS */
+    uint64_t multicast;
+    uint64_t broadcast;
+    uint64_t by_size[6];
+    uint64_t all_packets; /* received, whatever the filters say */
+    uint64_t all_bytes;
+};
+
+struct model_card {
+    /* The lock: tickets, for a thread that waits must get its turn even beside a
+     * worker that takes it again at once. */
+    uint32_t next_ticket;
+    uint32_t now_serving;
+
+    uint64_t now;  /* ns, time of this step; 0: there was none */
+    uint64_t last; /* ns, time of the pull before: what is sent now may have begun then */
+    uint64_t born; /* ns; FRTIMER */
+    uint64_t counters[MODEL_NCOUNTERS];
+
+    /* DMA */
+    struct model_region *regions; /* by iova */
+    uint32_t nregions;
+    uint32_t region_room;
+    uint32_t recent[2]; /* index of the region last read and written */
+
+    /* queues */
+    uint64_t rx_enabled[2];
+    uint64_t tx_enabled[2];
+    uint32_t tx_turn; /* whose turn it is */
+    struct model_rx_queue rx[MODEL_NQUEUES];
+    struct model_tx_queue tx[MODEL_NQUEUES];
+    uint64_t wire_free; /* ps: the last frame is through */
+    uint64_t paused_until; /* ps: by a pause frame */
+    bool xoff_sent;
+    uint64_t xoff_again; /* ns: when the partner's pause would end */
+
+    /* receive */
+    uint64_t rx_causes[2]; /* queues that something was written to */
+    uint64_t tx_causes[2];
+    struct model_filter_entry filter_cache[MODEL_FILTER_CACHE];
+    uint32_t fifo_read;
+    uint32_t fifo_write;
+    uint32_t fifo_bytes;
+    bool fifo_flush; /* a reset: the worker empties it */
+    struct model_fifo_entry *fifo;
+    uint32_t (*rss_table)[256]; /* 36 byte positions of the Toeplitz hash */
+    bool rss_stale;
+    uint8_t *scratch;
+
+    /* interrupts; bits of vectors as in EIMS_EX, other causes as in EICR */
+    uint64_t vector_cause;
+    uint64_t vector_pending;
+    uint64_t vector_mask;
+    uint64_t vector_automask;
+    uint32_t other_cause;
+    uint32_t other_pending;
+    uint32_t other_mask;
+    bool intx_masked;
+    uint64_t vector_next[MODEL_NVECTORS]; /* ns: moderated until */
+    uint64_t tcp_timer; /* ns: expires; 0: not running */
+    int interrupt_fd[3][MODEL_NVECTORS];
+
+    /* waking the worker */
+    int timer_fd;
+    uint32_t armed;
+    bool polled; /* tails are written behind our back */
+
+    bool plugged;
+    bool was_up;
+    uint8_t mac[6];
+    struct model_phy phy;
+    uint32_t io_address;
+    uint8_t config[MODEL_CONFIG_SIZE];
+    uint8_t config_mask[MODEL_CONFIG_SIZE];
+    uint8_t msix[MODEL_MSIX_SIZE];
+    uint8_t access[MODEL_NREGISTERS];
+    uint32_t alias[MODEL_NREGISTERS];
+    uint32_t reset[MODEL_NREGISTERS];
+    uint32_t mask[MODEL_NREGISTERS];
+    uint32_t registers[MODEL_NREGISTERS];
+};
+
+static inline uint32_t *reg(struct model_card *card, uint32_t offset)
+{
+    return &card->registers[offset / 4];
+}
+
+static inline uint32_t get(const struct model_card *card, uint32_t offset)
+{
+    return card->registers[offset / 4];
+}
+
+/* A tail, which another thread may be writing. */
+static inline uint32_t get_tail(const struct model_card *card, uint32_t offset)
+{
+    return __atomic_load_n(&card->registers[offset / 4], __ATOMIC_ACQUIRE);
+}
+
+static inline void count(struct model_card *card, uint32_t counter)
+{
+    card->counters[counter]++;
+}
+
+/* Statistics stick at their largest value (8.2.3.23). */
+static inline void stat_add(struct model_card *card, uint32_t offset, uint64_t n)
+{
+    uint64_t sum = get(card, offset) + n;
+    *reg(card, offset) = sum > UINT32_MAX ? UINT32_MAX : (uint32_t)sum;
+}
+
+/* A pair of low and high register; the high one has 4 bits. */
+static inline void stat_add_pair(struct model_card *card, uint32_t low, uint64_t n)
+{
+    const uint64_t most = (1ull << 36) - 1;
+    uint64_t sum = ((uint64_t)get(card, low + 4) << 32 | get(card, low)) + n;
+    sum = sum > most ? most : sum;
+    *reg(card, low) = (uint32_t)sum;
+    *reg(card, low + 4) = (uint32_t)(sum >> 32);
+}
+
+/* Note a good frame of `length` bytes without FCS. */
+static inline void tally_frame(struct model_tally *tally, const uint8_t *frame, uint32_t length)
+{
+    uint32_t bytes = length + MODEL_FCS;
+    tally->packets++;
+    tally->bytes += bytes;
+    tally->by_size[(bytes > 64) + (bytes > 127) + (bytes > 255) + (bytes > 511) +
+                   (bytes > 1023)]++;
+    if (unlikely(frame[0] & 1)) {
+        bool all = true;
+        for (uint32_t i = 0; i < 6; i++)
+            all &= frame[i] == 0xff;
+        *(all ? &tally->broadcast : &tally->multicast) += 1;
+    }
+}
+
+static inline bool has_bit(const uint64_t *bits, uint32_t n)
+{
+    return bits[n / 64] >> n % 64 & 1;
+}
+
+static inline void set_bit(uint64_t *bits, uint32_t n, bool value)
+{
+    uint64_t bit = 1ull << n % 64;
+    bits[n / 64] = value ? bits[n / 64] | bit : bits[n / 64] & ~bit;
+}
+
+/* ---- model82599.c -------------------------------------------------------- */
+
+/* The device may read and write the host's memory: bus mastering is on in its
+ * configuration space and the driver has not asked for quiet (CTRL.GIO_DIS). */
+bool model_is_master(const struct model_card *card);
+bool model_link_is_up(const struct model_card *card);
+
+/* ---- model_dma.c --------------------------------------------------------- */
+
+uint8_t *dma_find(struct model_card *card, uint64_t iova, uint32_t flags, uint64_t *room);
+
+/* The host's memory at an address, and in *room how many bytes follow it in one piece;
+ * NULL: not mapped so, and counted. */
+static inline uint8_t *dma_at(struct model_card *card, uint64_t iova, uint32_t flags,
+                              uint64_t *room)
+{
+    uint32_t recent = card->recent[flags == MODEL_DMA_WRITE];
+    if (likely(recent < card->nregions)) {
+        const struct model_region *region = &card->regions[recent];
+        if (likely(iova >= region->iova && iova <= region->last)) {
+            *room = region->last - iova + 1;
+            return region->address + (iova - region->iova);
+        }
+    }
+    return dma_find(card, iova, flags, room);
+}
+
+bool dma_read_slow(struct model_card *card, void *to, uint64_t iova, uint32_t n);
+bool dma_write_slow(struct model_card *card, uint64_t iova, const void *from, uint32_t n);
+
+/* Copy n bytes. False: a part is not mapped so; what is, was copied. */
+static inline bool dma_read(struct model_card *card, void *to, uint64_t iova, uint32_t n)
+{
+    uint64_t room;
+    const uint8_t *from = dma_at(card, iova, MODEL_DMA_READ, &room);
+    if (likely(from && room >= n)) {
+        memcpy(to, from, n);
+        return true;
+    }
+    return from ? dma_read_slow(card, to, iova, n) : false;
+}
+
+static inline bool dma_write(struct model_card *card, uint64_t iova, const void *from,
+                             uint32_t n)
+{
+    uint64_t room;
+    uint8_t *to = dma_at(card, iova, MODEL_DMA_WRITE, &room);
+    if (likely(to && room >= n)) {
+        memcpy(to, from, n);
+        return true;
+    }
+    return to ? dma_write_slow(card, iova, from, n) : false;
+}
+
+/* ---- model_interrupt.c --------------------------------------------------- */
+
+/* A queue's event. */
+void interrupt_queue(struct model_card *card, uint32_t queue, bool is_tx);
+/* Other causes, as bits of EICR. */
+void interrupt_other(struct model_card *card, uint32_t causes);
+uint32_t interrupt_read(struct model_card *card, uint32_t offset, bool *mine);
+bool interrupt_write(struct model_card *card, uint32_t offset, uint32_t value);
+void interrupt_reset(struct model_card *card);
+/* Send what may be sent now. */
+void interrupt_step(struct model_card *card);
+/* When moderation lets the next one go, ns; UINT64_MAX: none waits. */
+uint64_t interrupt_next(const struct model_card *card);
+
+/* ---- model_receive.c ----------------------------------------------------- */
+
+/* A frame has come from the wire; the packet is the model's then. */
+void receive_frame(struct model_card *card, struct freelist *freelist,
+                   struct packet *packet, struct model_tally *received);
+/* A frame of one of this card's pools is for others of them. */
+void receive_switched(struct model_card *card, struct freelist *freelist,
+                      struct packet *packet, uint64_t pools);
+
+enum { /* PFMRCTL: what a mirror rule watches */
+    MIRROR_POOL = 1 << 0,
+    MIRROR_UPLINK_IN = 1 << 1,
+    MIRROR_UPLINK_OUT = 1 << 2,
+    MIRROR_VLAN = 1 << 3
+};
+
+/* Pools that get a copy of what goes to these pools, and where `way` says the wire is
+ * crossed (7.10.3.6). */
+uint64_t receive_mirrors(const struct model_card *card, uint64_t pools, int32_t vlan,
+                         uint32_t way);
+/* Write waiting frames to queues that have descriptors again. Returns how many went. */
+uint32_t receive_waiting(struct model_card *card, struct freelist *freelist);
+void receive_count(struct model_card *card, const struct model_tally *tally);
+void receive_flush(struct model_card *card, struct freelist *freelist);
+/* The pools that a frame to this address and with this tag (-1: none) goes to; without
+ * virtualisation bit 0 says whether it is accepted. */
+uint64_t receive_pools(struct model_card *card, const uint8_t *frame, int32_t vlan);
+/* Whether a pool owns the address: an exact filter says so. */
+bool receive_owns(const struct model_card *card, const uint8_t *address, uint32_t pool);
+uint64_t receive_owners(const struct model_card *card, const uint8_t *address);
+/* Pools that are members of a VLAN, and whether any filter knows it. */
+uint64_t receive_vlan_pools(const struct model_card *card, uint32_t vlan, bool *known);
+/* The tag of a frame in host order, -1: it has none. */
+int32_t receive_tag(const struct model_card *card, const uint8_t *frame, uint32_t length);
+void receive_filters_changed(struct model_card *card);
+/* Send XOFF or XON when the FIFO's level asks for it. Returns frames sent. */
+uint32_t receive_flow_control(struct model_card *card, struct freelist *freelist,
+                              struct link *out, struct model_tally *tally);
+
+static inline uint32_t fifo_waiting(const struct model_card *card)
+{
+    return card->fifo_write - card->fifo_read;
+}
+
+/* ---- model_transmit.c ---------------------------------------------------- */
+
+/* Send what the queues hold and the wire takes. Returns how many descriptors. */
+uint32_t transmit_step(struct model_card *card, struct freelist *freelist,
+                       struct link *out, struct model_tally *sent);
+void transmit_count(struct model_card *card, const struct model_tally *tally);
+/* When there is something to send, ns: now, later, or UINT64_MAX. */
+uint64_t transmit_next(const struct model_card *card);
+
+#endif

@@ -1,0 +1,220 @@
+/* The host's memory, as far as it is mapped for the card.
+ *
+ * Regions are kept in the order of their addresses: a strict IOMMU maps and unmaps
+ * pages by the thousand, and every access is looked up. The last one is tried first.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "snabb_py/engine/guard.h"
+#include "snabb_py/nic/model82599.h"
+#include "snabb_py/nic/model_lock.h"
+
+/* The first region that does not lie wholly before iova. */
+static uint32_t find_region(const struct model_card *card, uint64_t iova)
+{
+    uint32_t low = 0, high = card->nregions;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (card->regions[middle].last < iova)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+uint8_t *dma_find(struct model_card *card, uint64_t iova, uint32_t flags, uint64_t *room)
+{
+    uint32_t at = find_region(card, iova);
+    const struct model_region *region = &card->regions[at];
+    if (at < card->nregions && iova >= region->iova && region->flags & flags) {
+        card->recent[flags == MODEL_DMA_WRITE] = at;
+        *room = region->last - iova + 1;
+        return region->address + (iova - region->iova);
+    }
+    count(card, flags == MODEL_DMA_WRITE ? MODEL_DMA_WRITE_UNMAPPED
+                                         : MODEL_DMA_READ_UNMAPPED);
+    return NULL;
+}
+
+/* Piece by piece: neighbours for the card may lie anywhere in our memory. */
+bool dma_read_slow(struct model_card *card, void *to, uint64_t iova, uint32_t n)
+{
+    uint8_t *bytes = to;
+    while (n > 0) {
+        uint64_t room;
+        const uint8_t *from = dma_at(card, iova, MODEL_DMA_READ, &room);
+        if (!from)
+            return false;
+        uint32_t part = room < n ? (uint32_t)room : n;
+        memcpy(bytes, from, part);
+        bytes += part;
+        iova += part;
+        n -= part;
+    }
+    return true;
+}
+
+bool dma_write_slow(struct model_card *card, uint64_t iova, const void *from, uint32_t n)
+{
+    const uint8_t *bytes = from;
+    while (n > 0) {
+        uint64_t room;
+        uint8_t *to = dma_at(card, iova, MODEL_DMA_WRITE, &room);
+        if (!to)
+            return false;
+        uint32_t part = room < n ? (uint32_t)room : n;
+        memcpy(to, bytes, part);
+        bytes += part;
+        iova += part;
+        n -= part;
+    }
+    return true;
+}
+
+/* ---- map and unmap ------------------------------------------------------- */
+
+static int check_region(uint64_t iova, uint64_t size, uint32_t flags)
+{
+    if (size == 0 || iova + (size - 1) < iova)
+        return -EINVAL;
+    if (flags == 0 || flags & ~(uint32_t)(MODEL_DMA_READ | MODEL_DMA_WRITE))
+        return -EINVAL;
+    return 0;
+}
+
+static int insert_region(struct model_card *card, const struct model_region *region)
+{
+    uint32_t at = find_region(card, region->iova);
+    if (at < card->nregions && card->regions[at].iova <= region->last)
+        return -EEXIST;
+    if (card->nregions == MODEL_REGIONS_MAX)
+        return -ENOSPC;
+    if (card->nregions == card->region_room) {
+        uint32_t room = card->region_room ? 2 * card->region_room : 16;
+        struct model_region *regions =
+            realloc(card->regions, room * sizeof(*card->regions));
+        if (!regions)
+            return -ENOMEM;
+        card->regions = regions;
+        card->region_room = room;
+    }
+    memmove(&card->regions[at + 1], &card->regions[at],
+            (card->nregions - at) * sizeof(*card->regions));
+    card->regions[at] = *region;
+    card->nregions++;
+    /* Which way each may be accessed is only looked at when it is found anew. */
+    card->recent[0] = card->recent[1] = UINT32_MAX;
+    return 0;
+}
+
+static void release_region(const struct model_region *region)
+{
+    if (region->mapped) {
+        guard_remove(region->address);
+        munmap(region->address, region->mapped);
+    }
+}
+
+int model_map(struct model_card *card, uint64_t iova, uint64_t size, void *address,
+              uint32_t flags)
+{
+    int error = check_region(iova, size, flags);
+    if (error)
+        return error;
+    struct model_region region = {
+        .iova = iova, .last = iova + (size - 1), .address = address, .flags = flags};
+    model_lock(card);
+    error = insert_region(card, &region);
+    model_unlock(card);
+    return error;
+}
+
+int model_map_file(struct model_card *card, uint64_t iova, uint64_t size, int fd,
+                   uint64_t offset, uint32_t flags)
+{
+    int error = check_region(iova, size, flags);
+    if (error)
+        return error;
+    struct stat file;
+    struct statfs system;
+    if (fstat(fd, &file) || fstatfs(fd, &system))
+        return -errno;
+    /* Behind the end of a file there are no pages, but mmap() does not say so. */
+    if (!S_ISREG(file.st_mode) || file.st_size < 0)
+        return -EINVAL;
+    if (offset > (uint64_t)file.st_size || size > (uint64_t)file.st_size - offset)
+        return -EFBIG;
+    int protection = (flags & MODEL_DMA_READ ? PROT_READ : 0) |
+                     (flags & MODEL_DMA_WRITE ? PROT_READ | PROT_WRITE : 0);
+    void *address = mmap(NULL, size, protection, MAP_SHARED | MAP_NORESERVE, fd,
+                         (off_t)offset);
+    if (address == MAP_FAILED)
+        return -errno;
+    error = guard_add(address, size, (size_t)system.f_bsize);
+    if (!error) {
+        struct model_region region = {.iova = iova,
+                                      .last = iova + (size - 1),
+                                      .address = address,
+                                      .mapped = size,
+                                      .flags = flags};
+        model_lock(card);
+        error = insert_region(card, &region);
+        model_unlock(card);
+        if (error)
+            guard_remove(address);
+    }
+    if (error)
+        munmap(address, size);
+    return error;
+}
+
+int model_unmap(struct model_card *card, uint64_t iova, uint64_t size)
+{
+    if (check_region(iova, size, MODEL_DMA_READ))
+        return -EINVAL;
+    uint64_t last = iova + (size - 1);
+    model_lock(card);
+    uint32_t first = find_region(card, iova), end = first;
+    while (end < card->nregions && card->regions[end].last <= last)
+        end++;
+    if ((first < end && card->regions[first].iova < iova) ||
+        (end < card->nregions && card->regions[end].iova <= last)) {
+        model_unlock(card);
+        return -EINVAL;
+    }
+    for (uint32_t i = first; i < end; i++)
+        release_region(&card->regions[i]);
+    memmove(&card->regions[first], &card->regions[end],
+            (card->nregions - end) * sizeof(*card->regions));
+    card->nregions -= end - first;
+    card->recent[0] = card->recent[1] = UINT32_MAX;
+    model_unlock(card);
+    return (int)(end - first);
+}
+
+void model_unmap_all(struct model_card *card)
+{
+    model_lock(card);
+    for (uint32_t i = 0; i < card->nregions; i++)
+        release_region(&card->regions[i]);
+    card->nregions = 0;
+    card->recent[0] = card->recent[1] = UINT32_MAX;
+    model_unlock(card);
+}
+
+uint32_t model_regions(struct model_card *card)
+{
+    model_lock(card);
+    uint32_t n = card->nregions;
+    model_unlock(card);
+    return n;
+}

@@ -1,0 +1,274 @@
+"""A host for a software card: memory, rings and the few registers that make it run.
+
+    with CardHost() as host:
+        rx, tx = host.receive_queue(0), host.transmit_queue(0)
+        host.start()
+        host.arrive([frame])            on the wire
+        assert rx.frames() == [frame]
+        tx.send([frame])
+        assert host.sent() == [frame]   on the wire
+
+It is no driver: it does what the test says, wrong things too. Time is the test's, as in
+`tests.harness`.
+"""
+
+import struct
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from snabb_py._native import ffi, lib
+from snabb_py.nic.model82599 import Card, SoftwareCard
+from snabb_py.nic.registers import offset
+from tests.harness import Harness
+
+#: Where the host's memory begins as the card sees it: not where it is.
+IOVA = 0x40_0000_0000
+
+# transmit descriptors, second word
+EOP, IFCS, IC, RS, DEXT, VLE, TSE = (1 << n for n in (24, 25, 26, 27, 29, 30, 31))
+DATA, CONTEXT = 3 << 20 | DEXT, 2 << 20 | DEXT
+IXSM, TXSM = 1 << 40, 1 << 41
+DD = 1
+
+
+@dataclass(frozen=True)
+class Received:
+    """What one receive descriptor says, in the advanced form."""
+
+    data: bytes
+    low: int
+    high: int
+
+    @property
+    def is_end(self) -> bool:
+        return bool(self.high & 2)
+
+    @property
+    def status(self) -> int:
+        """Status and errors, 32 bits."""
+        return self.high & 0xFFFFFFFF
+
+    @property
+    def vlan(self) -> int:
+        return self.high >> 48
+
+    @property
+    def packet_type(self) -> int:
+        return self.low & 0x1FFF0
+
+    @property
+    def rss_type(self) -> int:
+        return self.low & 15
+
+    @property
+    def hash(self) -> int:
+        return self.low >> 32
+
+
+class ReceiveQueue:
+    """A receive ring whose descriptors are all posted."""
+
+    def __init__(  # noqa: PLR0913 - the settings of a queue
+        self,
+        host: "CardHost",
+        number: int,
+        *,
+        n: int = 64,
+        size: int = 2048,
+        kind: int = 1,
+        drop: bool = False,
+        strip: bool = False,
+        post: bool = True,
+    ) -> None:
+        self.host, self.number, self.n, self.size = host, number, n, size
+        self.ring = host.allocate(16 * n)
+        self.buffers = [host.allocate(size) for _ in range(n)]
+        self.next = 0
+        self.tail = 0
+        host.set("RDBAL", self.ring & 0xFFFFFFFF, number)
+        host.set("RDBAH", self.ring >> 32, number)
+        host.set("RDLEN", 16 * n, number)
+        host.set("SRRCTL", size // 1024 | kind << 25 | drop << 28, number)
+        host.set("RDH", 0, number)
+        host.set("RXDCTL", 1 << 25 | strip << 30, number)
+        if post:
+            self.post(n - 1)
+
+    def post(self, count: int) -> None:
+        """Give the card `count` descriptors more."""
+        for _ in range(count):
+            self.host.poke(
+                self.ring + 16 * self.tail,
+                struct.pack("<QQ", self.buffers[self.tail], 0),
+            )
+            self.tail = (self.tail + 1) % self.n
+        self.host.set("RDT", self.tail, self.number)
+
+    def take(self, *, repost: bool = True) -> list[Received]:
+        """Return the descriptors that are done."""
+        result = []
+        while len(result) < self.n:
+            at = self.ring + 16 * self.next
+            low, high = struct.unpack("<QQ", self.host.peek(at, 16))
+            if not high & DD:
+                break
+            data = self.host.peek(self.buffers[self.next], high >> 32 & 0xFFFF)
+            result.append(Received(data, low, high))
+            self.host.poke(at + 8, bytes(8))
+            self.next = (self.next + 1) % self.n
+        if repost and result:
+            self.post(len(result))
+        return result
+
+    def frames(self) -> list[bytes]:
+        """Return the frames that have come, joined where they took several buffers."""
+        frames, frame = [], b""
+        for part in self.take():
+            frame += part.data
+            if part.is_end:
+                frames.append(frame)
+                frame = b""
+        assert not frame, "a frame without end"
+        return frames
+
+
+class TransmitQueue:
+    """A transmit ring."""
+
+    def __init__(self, host: "CardHost", number: int, *, n: int = 64) -> None:
+        self.host, self.number, self.n = host, number, n
+        self.ring = host.allocate(16 * n)
+        self.tail = 0
+        host.set("TDBAL", self.ring & 0xFFFFFFFF, number)
+        host.set("TDBAH", self.ring >> 32, number)
+        host.set("TDLEN", 16 * n, number)
+        host.set("TDH", 0, number)
+        host.set("TXDCTL", 1 << 25, number)
+
+    def put(self, low: int, high: int) -> None:
+        """Write a descriptor; the tail stays."""
+        self.host.poke(self.ring + 16 * self.tail, struct.pack("<QQ", low, high))
+        self.tail = (self.tail + 1) % self.n
+
+    def put_frame(self, frame: bytes, high: int = 0, *, pieces: int = 1) -> None:
+        """Write the descriptors of a frame, in the advanced form."""
+        size = -(-len(frame) // pieces)
+        parts = [frame[i : i + size] for i in range(0, len(frame), size)]
+        for i, part in enumerate(parts):
+            at = self.host.allocate(max(len(part), 1))
+            self.host.poke(at, part)
+            end = EOP | RS if i == len(parts) - 1 else 0
+            self.put(at, len(part) | DATA | IFCS | end | len(frame) << 46 | high)
+
+    def ring_doorbell(self) -> None:
+        self.host.set("TDT", self.tail, self.number)
+
+    def send(self, frames: list[bytes], high: int = 0, *, pieces: int = 1) -> None:
+        """Send frames, each in so many pieces."""
+        for frame in frames:
+            self.put_frame(frame, high, pieces=pieces)
+        self.ring_doorbell()
+
+    def is_done(self, n: int) -> bool:
+        """Return whether descriptor n has been completed."""
+        return bool(self.host.peek(self.ring + 16 * n + 12, 1)[0] & DD)
+
+
+class CardHost:
+    """A card, its wire, and memory that it may reach.
+
+    Args:
+        card: instead of a new one; closed here all the same.
+        memory: bytes.
+        packets: in the wire's pool.
+    """
+
+    def __init__(
+        self, *, card: Card | None = None, memory: int = 8 << 20, packets: int = 8192
+    ) -> None:
+        self.card = card or Card()
+        self.wire = Harness(SoftwareCard(self.card), small=packets)
+        self.size = memory
+        self.memory: Any = ffi.new("uint8_t[]", memory)
+        self.used = 0
+        self.card.map(IOVA, self.memory, memory)
+        self.card.store(lib.MODEL_CONFIG, 4, b"\x07\x00")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.wire.__exit__(kind, error, trace)
+        self.card.close()
+
+    # -- memory ----------------------------------------------------------------
+
+    def allocate(self, size: int, align: int = 128) -> int:
+        """Return the card's address of fresh memory; round and round when it is used up."""
+        at = -(-self.used // align) * align
+        if at + size > self.size:
+            raise MemoryError("the test wants more memory than it asked for")
+        self.used = at + size
+        return IOVA + at
+
+    def peek(self, iova: int, n: int) -> bytes:
+        return bytes(ffi.buffer(self.memory + (iova - IOVA), n))
+
+    def poke(self, iova: int, data: bytes) -> None:
+        ffi.memmove(self.memory + (iova - IOVA), data, len(data))
+
+    # -- registers -------------------------------------------------------------
+
+    def get(self, name: str, n: int = 0) -> int:
+        """Read a register by name."""
+        return self.card.read(offset(name, n))
+
+    def set(self, name: str, value: int, n: int = 0) -> None:
+        """Write a register by name."""
+        self.card.write(offset(name, n), value)
+
+    def start(self, *, promiscuous: bool = True) -> None:
+        """Let the card receive and send."""
+        self.set("HLREG0", self.get("HLREG0") | 1 << 10 | 1 << 1 | 1)
+        self.set("FCTRL", 0x700 if promiscuous else 0x400)
+        self.set("DMATXCTL", self.get("DMATXCTL") | 1)
+        self.set("RXCTRL", 1)
+
+    def receive_queue(self, number: int, **settings: Any) -> ReceiveQueue:
+        return ReceiveQueue(self, number, **settings)
+
+    def transmit_queue(self, number: int, **settings: Any) -> TransmitQueue:
+        return TransmitQueue(self, number, **settings)
+
+    # -- wire ------------------------------------------------------------------
+
+    def step(self, ns: int = 100_000) -> int:
+        """Let the card work for a while; return how much moved."""
+        return self.wire.breathe(ns)
+
+    def arrive(self, frames: list[bytes], **metadata: int) -> None:
+        """Let frames arrive on the wire."""
+        self.wire.send(frames, **metadata)
+        self.step()
+
+    def sent(self) -> list[bytes]:
+        """Return the frames that the card has sent until now."""
+        frames: list[bytes] = []
+        for _ in range(1000):
+            moved = self.step()
+            more = self.wire.received()
+            frames += more
+            if not moved and not more:
+                return frames
+        raise AssertionError("the card does not come to rest")
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The card's counters that are not 0."""
+        return {name: n for name, n in self.card.counters.items() if n}
