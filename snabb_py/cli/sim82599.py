@@ -50,11 +50,11 @@ def qemu_options(paths: Sequence[Path]) -> str:
     return " \\\n".join(f"  {line}" for line in lines)
 
 
-def run(
+def run(  # noqa: PLR0913 - what a run consists of
     engine: Engine,
     config: Config,
     ports: Sequence[Port],
-    reporter: Reporter,
+    reporter: CardReporter,
     *,
     duration: float | None,
     interval: float,

@@ -21,9 +21,9 @@ enum {
     CTRL_GIO_DIS = 1 << 2,
     CTRL_LRST = 1 << 3,
     CTRL_RST = 1 << 26,
-    CTRL_EXT_PFRSTD = 1 << 14,
     STATUS_LINKUP = 1 << 7,
     STATUS_GIO_MASTER = 1 << 19,
+    ESDP_SDP2 = 1 << 2,
     AUTOC_FLU = 1 << 0,
     AUTOC_AN_RESTART = 1 << 12,
     AUTOC_LMS_SHIFT = 13,
@@ -44,8 +44,6 @@ enum {
     QDE_WRITE = 1 << 16,
     QDE_READ = 1 << 17,
     FDIRCTRL_INIT_DONE = 1 << 3,
-    FDIRCMD_COMMAND = 3,
-    FDIRCMD_CLEARHT = 1 << 8,
     EITR_COUNTER = 0x7f << 21,
     TCPTIMER_DURATION = 0xff,
     TCPTIMER_KICK = 1 << 8,
@@ -137,6 +135,7 @@ static void reset_registers(struct model_card *card, bool statistics)
     memset(card->tx_causes, 0, sizeof(card->tx_causes));
     card->paused_until = 0;
     card->xoff_sent = false;
+    card->negotiated = false;
     card->fifo_flush = true;
     card->rss_stale = true;
     card->born = time_now(card);
@@ -150,12 +149,7 @@ static void reset_function(struct model_card *card)
 {
     reset_registers(card, true);
     phy_reset_function(&card->phy);
-    /* Configuration: commands and enables go, what was found at power-on stays. */
-    for (uint32_t i = 0; i < MODEL_CONFIG_SIZE; i++) {
-        bool is_bar = i >= 0x10 && i < 0x28;
-        if (!is_bar)
-            card->config[i] &= (uint8_t)~card->config_mask[i];
-    }
+    memcpy(card->config, card->config_reset, sizeof(card->config));
     memset(card->msix, 0, sizeof(card->msix));
 }
 
@@ -229,17 +223,6 @@ static bool write_queue(struct model_card *card, uint32_t offset, uint32_t value
     return false;
 }
 
-/* PFQDE: reads and writes the drop bit of a queue through one register (8.2.3.27.9). */
-static void write_qde(struct model_card *card, uint32_t value)
-{
-    struct model_rx_queue *queue = &card->rx[value >> 8 & 0x7f];
-    if (value & QDE_WRITE)
-        queue->drop = value & QDE_ENABLE;
-    if (value & QDE_READ)
-        value = (value & ~(uint32_t)QDE_ENABLE) | queue->drop;
-    *reg(card, REG_PFQDE) = value & ~(uint32_t)(QDE_WRITE | QDE_READ);
-}
-
 /* ---- registers ----------------------------------------------------------- */
 
 static uint32_t read_generic(struct model_card *card, uint32_t offset)
@@ -275,6 +258,17 @@ static void write_generic(struct model_card *card, uint32_t offset, uint32_t val
     }
 }
 
+/* PFQDE: reads and writes the drop bit of a queue through one register (8.2.3.27.9). */
+static void write_qde(struct model_card *card, uint32_t value)
+{
+    struct model_rx_queue *queue = &card->rx[value >> 8 & 0x7f];
+    if (value & QDE_WRITE)
+        queue->drop = value & QDE_ENABLE;
+    if (value & QDE_READ)
+        value = (value & ~(uint32_t)QDE_ENABLE) | queue->drop;
+    write_generic(card, REG_PFQDE, value);
+}
+
 static uint32_t read_register(struct model_card *card, uint32_t offset)
 {
     uint32_t value;
@@ -295,8 +289,11 @@ static uint32_t read_register(struct model_card *card, uint32_t offset)
         return (uint32_t)((time_now(card) - card->born) / 1000);
     case REG_LINKS:
         return read_links(card);
-    case REG_ANLP1:
-        return model_link_is_up(card) ? ANLP1_STATE : 0;
+    case REG_ESDP:
+        value = get(card, offset) & ~(uint32_t)ESDP_SDP2;
+        return value | (card->phy.i2c.present ? ESDP_SDP2 : 0);
+    case REG_ANLP1: /* our state, not the partner's: it moves without a cable too */
+        return card->negotiated ? ANLP1_STATE : 0;
     case REG_PCS1GLSTA:
         return model_link_is_up(card) ? PCS1GLSTA_UP | PCS1GLSTA_AN_DONE : 0;
     case REG_RDRXCTL:
@@ -333,13 +330,14 @@ static bool is_eitr(uint32_t offset)
 
 static void restart_link(struct model_card *card)
 {
+    card->negotiated = true;
     if (model_link_is_up(card))
         interrupt_other(card, EICR_LSC);
 }
 
 static void write_tcptimer(struct model_card *card, uint32_t value)
 {
-    *reg(card, REG_TCPTIMER) = value & ~(uint32_t)(TCPTIMER_KICK | TCPTIMER_FINISH);
+    write_generic(card, REG_TCPTIMER, value);
     if (value & TCPTIMER_FINISH && card->tcp_timer)
         interrupt_other(card, EICR_TCP_TIMER);
     if (!(value & TCPTIMER_ENABLE) || value & TCPTIMER_FINISH)
@@ -363,22 +361,20 @@ static void write_register(struct model_card *card, uint32_t offset, uint32_t va
         else
             write_generic(card, offset, value);
         return;
-    case REG_CTRL_EXT:
-        value &= ~(uint32_t)CTRL_EXT_PFRSTD;
-        break;
     case REG_AUTOC:
         if (value & AUTOC_AN_RESTART)
             restart_link(card);
-        value &= ~(uint32_t)AUTOC_AN_RESTART;
         break;
     case REG_PFQDE:
         write_qde(card, value);
         return;
     case REG_RTTBCNRC:
-        card->tx[get(card, REG_RTTDQSEL) % MODEL_NQUEUES].rate = value;
+        card->tx[get(card, REG_RTTDQSEL) % MODEL_NQUEUES].rate =
+            value & card->mask[offset / 4];
         return;
     case REG_RTTDT1C:
-        card->tx[get(card, REG_RTTDQSEL) % MODEL_NQUEUES].weight = value;
+        card->tx[get(card, REG_RTTDQSEL) % MODEL_NQUEUES].weight =
+            value & card->mask[offset / 4];
         return;
     case REG_TCPTIMER:
         write_tcptimer(card, value);
@@ -387,9 +383,6 @@ static void write_register(struct model_card *card, uint32_t offset, uint32_t va
         write_generic(card, offset, value);
         *reg(card, offset) |= FDIRCTRL_INIT_DONE;
         return;
-    case REG_FDIRCMD:
-        value &= ~(uint32_t)(FDIRCMD_COMMAND | FDIRCMD_CLEARHT);
-        break;
     default:
         if (is_eitr(offset) && value & EITR_CNT_WDIS)
             value = (value & ~(uint32_t)EITR_COUNTER) | (get(card, offset) & EITR_COUNTER);
@@ -618,6 +611,7 @@ struct model_card *model_new(const struct model_identity *identity)
     memcpy(card->reset, identity->reset, sizeof(card->reset));
     memcpy(card->mask, identity->mask, sizeof(card->mask));
     memcpy(card->config, identity->config, sizeof(card->config));
+    memcpy(card->config_reset, identity->config, sizeof(card->config_reset));
     memcpy(card->config_mask, identity->config_mask, sizeof(card->config_mask));
     memcpy(card->mac, identity->mac, sizeof(card->mac));
     memset(card->interrupt_fd, -1, sizeof(card->interrupt_fd));
@@ -686,6 +680,12 @@ static void arrive(struct model_card *card, struct freelist *freelist,
                    struct packet *packet, struct model_tally *received)
 {
     struct packet *segments[SEGMENTS_MAX];
+    if (unlikely(get(card, REG_HLREG0) & HLREG0_LPBK)) {
+        /* The receiver listens to the transmitter, not to the wire. */
+        count(card, MODEL_DROP_RX_LINK_DOWN);
+        packet_free(freelist, packet);
+        return;
+    }
     if (likely(packet_is_plain(packet))) {
         receive_frame(card, freelist, packet, received);
         return;

@@ -157,11 +157,13 @@ struct model_card {
 
     bool plugged;
     bool was_up;
+    bool negotiated; /* AUTOC.AN_RESTART since the reset */
     uint8_t mac[6];
     struct model_phy phy;
     uint32_t io_address;
     uint8_t config[MODEL_CONFIG_SIZE];
     uint8_t config_mask[MODEL_CONFIG_SIZE];
+    uint8_t config_reset[MODEL_CONFIG_SIZE];
     uint8_t msix[MODEL_MSIX_SIZE];
     uint8_t access[MODEL_NREGISTERS];
     uint32_t alias[MODEL_NREGISTERS];
