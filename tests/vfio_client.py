@@ -30,6 +30,10 @@ BAR0, BAR2, BAR4, CONFIG = 0, 2, 4, 7
 INTX, MSI, MSIX, ERR, REQ = range(5)
 NONE, BOOL, EVENTFD, MASK, UNMASK, TRIGGER = 1, 2, 4, 8, 16, 32
 
+PAGE = 4096
+TDT = 0x6018  # the first transmit queue's tail
+FRAME = bytes.fromhex("ffffffffffff0200000000010800") + bytes(range(100))
+
 #: What QEMU 11 proposes.
 QEMU_CAPABILITIES = {
     "max_msg_fds": 8,
@@ -267,3 +271,30 @@ class VfioClient:
 
     def reset(self) -> None:
         assert self.request(RESET) == b""
+
+
+def start_transmission(client: VfioClient, memory: int) -> None:
+    """Map 16 pages of a file and make its second one the first transmit queue's ring.
+
+    Source: 82599 data sheet, 4.6.8.
+    """
+    client.map(0, 16 * PAGE, memory)
+    client.write(CONFIG, 4, b"\6\0")  # memory, bus master
+    for register, value in (
+        *((0x6000, PAGE), (0x6004, 0), (0x6008, 128)),  # TDBAL, TDBAH, TDLEN
+        *((0x4A80, 1), (0x6028, 1 << 25)),  # DMATXCTL.TE, TXDCTL.ENABLE
+    ):
+        client.set_register(register, value)
+    assert client.register(0x6028) == 1 << 25
+
+
+def transmit(client: VfioClient, memory: int, frame: bytes, tail: int = 1) -> None:
+    """Have the card send a frame by the descriptor before `tail`.
+
+    Source: 82599 data sheet, 7.2.3.2.2 (legacy descriptors: EOP, IFCS, RS).
+    """
+    os.pwrite(memory, frame, 2 * PAGE)
+    descriptor = struct.pack("<QHBBBBH", 2 * PAGE, len(frame), 0, 0xB, 0, 0, 0)
+    os.pwrite(memory, descriptor, PAGE + (tail - 1) * 16)
+    client.set_register(TDT, tail)
+    assert client.register(TDT) == tail

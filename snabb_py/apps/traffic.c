@@ -285,17 +285,6 @@ static uint64_t pseudo_header(const uint8_t *frame, const struct wire_ip *ip,
            halves(load64(destination)) + halves(load64(destination + 8));
 }
 
-/* Add the payload of an IP packet, which has a header in front of it: so the bytes that
- * fill no word are the upper ones of a word that ends where they end. (checksum_add()
- * stores them to load them with zeros, and waits for that: NNN a 64-byte packet.) */
-static uint64_t payload_add(uint64_t sum, const uint8_t *p, uint32_t size)
-{
-    uint32_t rest = size % 8;
-    if (rest)
-        sum += halves(load64(p + size - 8) >> (64 - 8 * rest));
-    return checksum_add(sum, p, size - rest);
-}
-
 /* Of the layer above IP, in a packet that is no fragment. What has no checksum, or one
  * that is not known here, is right. */
 static bool is_payload_right(const uint8_t *frame, const struct ip_packet *packet)
@@ -336,7 +325,7 @@ static bool is_payload_right(const uint8_t *frame, const struct ip_packet *packe
     default:
         return true;
     }
-    return is_balanced(payload_add(sum, p, size));
+    return is_balanced(checksum_add(sum, p, size));
 }
 
 /* All checksums of a frame, through tunnels of IP in IP: each is behind at least 20

@@ -61,6 +61,8 @@ def run(  # noqa: PLR0913 - what a run consists of
 ) -> dict[str, Any]:
     """Serve the cards until the end, with reports; return the summary."""
     engine.commit(config)
+    paths = [port.server.path for port in ports]
+    reporter.log(f"QEMU's options:\n{qemu_options(paths)}")
     meter = CardMeter(engine, ports, time.monotonic())
     with Servers([port.server for port in ports]):
         timer = engine.timers.at(
@@ -159,8 +161,6 @@ def program(  # noqa: PLR0913 - the options of a program
                 )
             )
             ending.of(engine)
-            paths = [port.server.path for port in ports]
-            reporter.log(f"QEMU's options:\n{qemu_options(paths)}")
             summary = run(
                 engine, config, ports, reporter, duration=duration, interval=interval
             )

@@ -72,7 +72,9 @@ def parse_mac(text: str) -> bytes:
     except ValueError:
         mac = b""
     if len(mac) != 6 or any(len(part) != 2 for part in parts):  # noqa: PLR2004
-        raise ConfigError(f'MAC address "{text}": expected six bytes, xx:xx:xx:xx:xx:xx')
+        raise ConfigError(
+            f'MAC address "{text}": expected six bytes, xx:xx:xx:xx:xx:xx'
+        )
     if mac[0] & 1 or not any(mac):
         raise ConfigError(f'MAC address "{text}": a card cannot have it')
     return mac
@@ -181,7 +183,7 @@ class Card:
         """
         self._check(lib.model_map(self.card, iova, size, address, flags))
 
-    def map_file(  # noqa: PLR0913 - as the system call
+    def map_file(
         self, iova: int, size: int, fd: int, offset: int, flags: int = READ | WRITE
     ) -> None:
         """Map a part of a file for the card; the file descriptor stays the caller's.
@@ -228,7 +230,7 @@ class Card:
         """Let INTx come again."""
         lib.model_unmask_intx(self.card)
 
-    def plug(self, plugged: bool) -> None:  # noqa: FBT001 - in or out
+    def plug(self, plugged: bool) -> None:
         """Put the cable in or pull it out."""
         lib.model_set_cable(self.card, plugged)
 
@@ -248,8 +250,8 @@ class SoftwareCard(App):
                  +--------------+
 
     Frames at rx arrive on the wire as another card would have sent them: finished and
-    padded. Frames of the card leave at tx at 10 Gb/s. Counters: `COUNTERS`, those of the
-    card; they go on counting when the app is replaced.
+    padded. Frames of the card leave at tx at 10 Gb/s. Counters: `COUNTERS`, those of
+    the card; they go on counting when the app is replaced.
 
     Args:
         card: the card, which the app does not close.

@@ -39,6 +39,7 @@ from tests.vfio_client import (
     ERR,
     ERROR,
     EVENTFD,
+    FRAME,
     GET_INFO,
     GET_IRQ_INFO,
     GET_REGION_INFO,
@@ -48,12 +49,14 @@ from tests.vfio_client import (
     MSIX,
     NO_REPLY,
     NONE,
+    PAGE,
     REGION_READ,
     REGION_WRITE,
     REPLY,
     REQ,
     RESET,
     SET_IRQS,
+    TDT,
     TRIGGER,
     UNMASK,
     VERSION,
@@ -63,12 +66,13 @@ from tests.vfio_client import (
     map_body,
     message,
     region_body,
+    start_transmission,
+    transmit,
     unmap_body,
     version_body,
 )
 
-STATUS, CTRL, LEDCTL = 0x8, 0x0, 0x200
-PAGE = 4096
+STATUS, LEDCTL = 0x8, 0x200
 
 
 class Rig(NamedTuple):
@@ -261,41 +265,18 @@ def test_a_posted_message_is_done_before_the_next_is_answered(
 
 # ---- what the card does to the client ----------------------------------------
 
-FRAME = bytes.fromhex("ffffffffffff0200000000010800") + bytes(range(100))
-
-
-def send_a_frame(client: VfioClient, memory: int, tail: int) -> None:
-    """Have the card send FRAME by a legacy descriptor (data sheet 7.2.3.2.2)."""
-    os.pwrite(memory, FRAME, 2 * PAGE)
-    descriptor = struct.pack("<QHBBBBH", 2 * PAGE, len(FRAME), 0, 0xB, 0, 0, 0)
-    os.pwrite(memory, descriptor, PAGE + (tail - 1) * 16)
-    client.set_register(0x6018, tail)
-    assert client.register(0x6018) == tail
-
-
-def set_up_transmission(client: VfioClient, memory: int) -> None:
-    client.map(0, 16 * PAGE, memory)
-    client.write(CONFIG, 4, b"\6\0")  # memory, bus master
-    for register, value in (
-        *((0x6000, PAGE), (0x6004, 0), (0x6008, 128)),  # TDBAL, TDBAH, TDLEN
-        *((0x4A80, 1), (0x6028, 1 << 25)),  # DMATXCTL.TE, TXDCTL.ENABLE
-    ):
-        client.set_register(register, value)
-    assert client.register(0x6028) == 1 << 25
-
 
 def test_a_frame_goes_from_the_clients_memory_to_the_wire(
     client: VfioClient, rig: Rig, memory: int
 ) -> None:
     with Harness(SoftwareCard(rig.card)) as wire:
-        set_up_transmission(client, memory)
-        send_a_frame(client, memory, tail=1)
+        start_transmission(client, memory)
+        transmit(client, memory, FRAME)
         wire.breathe(ns=100_000)
         assert wire.received() == [FRAME]
         assert os.pread(memory, 16, PAGE)[12] & 1  # done, says the descriptor
         client.unmap(0, 16 * PAGE)
-        client.set_register(0x6018, 2)
-        assert client.register(0x6018) == 2
+        transmit(client, memory, FRAME, tail=2)
         wire.breathe(ns=100_000)
         assert wire.received() == []
         assert rig.card.counters["dma-read-unmapped"] > 0
@@ -306,10 +287,10 @@ def test_a_client_that_takes_its_memory_away(
 ) -> None:
     before = lib.guard_total()
     with Harness(SoftwareCard(rig.card)) as wire:
-        set_up_transmission(client, memory)
+        start_transmission(client, memory)
         os.ftruncate(memory, 0)
-        client.set_register(0x6018, 1)
-        assert client.register(0x6018) == 1
+        client.set_register(TDT, 1)
+        assert client.register(TDT) == 1
         wire.breathe(ns=100_000)  # lives
         assert wire.received() == []
     assert lib.guard_total() > before

@@ -1,0 +1,355 @@
+"""`snabb-py sim82599` as a user calls it; virtual machines are `tests.vfio_client`."""
+
+import json
+import os
+import pty
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vfio_client import (
+    CONFIG,
+    FRAME,
+    PAGE,
+    TDT,
+    VfioClient,
+    start_transmission,
+    transmit,
+)
+
+SIM = [sys.executable, "-m", "snabb_py", "sim82599"]
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Program:
+    """A running sim82599: its cards' sockets, and in the end what it has said."""
+
+    def __init__(self, *arguments: str | Path, sockets: int = 1) -> None:
+        self.process = subprocess.Popen(
+            [*SIM, *map(str, arguments), "--json", "--interval", "0.1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr
+        # A line for each socket ends the options; then they can be connected to.
+        self.head: list[str] = []
+        while sum("vfio-user-pci" in line for line in self.head) < sockets:
+            self.head.append(self.process.stderr.readline())
+            assert self.head[-1], self.head
+        self.summary: dict[str, Any] = {}
+        self.looks: list[dict[str, Any]] = []
+        self.errors = ""
+
+    def look(self) -> dict[str, Any]:
+        """Return the next look."""
+        assert self.process.stdout
+        self.looks.append(json.loads(self.process.stdout.readline()))
+        return self.looks[-1]
+
+    def end(self, number: int = signal.SIGTERM, status: int = 0) -> dict[str, Any]:
+        """End it by a signal and return the summary."""
+        self.process.send_signal(number)
+        out, self.errors = self.process.communicate(timeout=30)
+        assert self.process.returncode == status, self.errors
+        assert "Traceback" not in self.errors
+        result: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return result
+
+
+@contextmanager
+def sim(*arguments: str | Path, sockets: int = 1) -> Iterator[Program]:
+    program = Program(*arguments, sockets=sockets)
+    try:
+        yield program
+    finally:
+        program.process.kill()
+        program.process.communicate()
+
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, 16 * PAGE)
+    yield fd
+    os.close(fd)
+
+
+def test_a_virtual_machine_comes_and_goes(tmp_path: Path, memory: int) -> None:
+    path = tmp_path / "nic.sock"
+    with sim(path, "--mac", "02:00:00:00:aa:01") as program:
+        assert not program.look()["cards"][0]["connected"]
+        for _ in range(2):
+            with VfioClient(path) as client:
+                client.negotiate()
+                assert client.read(CONFIG, 0, 4) == bytes.fromhex("8680fb10")
+                mac = client.register(0x5400).to_bytes(4, "little")
+                assert mac == bytes.fromhex("02000000")
+                start_transmission(client, memory)
+                transmit(client, memory, FRAME)
+                wait_for(lambda: program.look()["cards"][0]["connected"])
+                assert program.look()["cards"][0]["mappings"] == 1
+            wait_for(lambda: not program.look()["cards"][0]["connected"])
+        (card,) = program.end(signal.SIGINT)["cards"]
+    assert card["mac"] == "02:00:00:00:aa:01"
+    assert card["wire"] == "null"
+    assert card["tx"]["packets"] == 2
+    assert card["tx"]["bytes"] == 2 * len(FRAME)
+    assert card["violations"] == {}
+    assert card["drops"] == {}
+    assert card["client"]["connections"] == 2
+    assert program.errors.count(": connected (process") == 2
+    assert program.errors.count(": disconnected") == 2
+    assert not path.exists()
+
+
+def test_the_options_for_qemu_are_ready_to_paste(tmp_path: Path) -> None:
+    paths = [tmp_path / "a b.sock", tmp_path / "c'd.sock"]
+    with sim(*paths, sockets=2) as program:
+        program.end()
+        text = "".join(program.head)
+        words = shlex.split(text[text.index("-machine") :].replace("\\\n", " "))
+    assert words[:2] == ["-machine", "q35,memory-backend=mem"]
+    assert any("share=on" in word for word in words)
+    devices = [json.loads(word) for word in words if word.startswith("{")]
+    assert [d["socket"]["path"] for d in devices] == [str(path) for path in paths]
+    ports = [word for word in words if word.startswith("pcie-root-port")]
+    assert [f"id={d['bus']}" in port for d, port in zip(devices, ports, strict=True)]
+
+
+def test_a_cable_joins_two_cards(tmp_path: Path, memory: int) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    with (
+        sim(*paths, "--wire", "cable", sockets=2) as program,
+        VfioClient(paths[0]) as a,
+        VfioClient(paths[1]) as b,
+    ):
+        a.negotiate()
+        b.negotiate()
+        start_transmission(a, memory)
+        transmit(a, memory, FRAME)
+        wait_for(lambda: program.look()["cards"][1]["rx"]["packets"] == 1)
+        first, second = program.end()["cards"]
+    assert first["tx"]["packets"] == 1
+    assert first["mac"] != second["mac"]
+    # Nothing has set the other card up.
+    assert sum(second["drops"].values()) == 1
+
+
+def test_what_a_guest_sends_is_in_the_capture(tmp_path: Path, memory: int) -> None:
+    path, capture = tmp_path / "nic.sock", tmp_path / "out.pcap"
+    with sim(path, "--wire", f"pcap:,{capture}") as program:
+        with VfioClient(path) as client:
+            client.negotiate()
+            start_transmission(client, memory)
+            transmit(client, memory, FRAME)
+            wait_for(lambda: program.look()["cards"][0]["tx"]["packets"] == 1)
+        program.end()
+    assert FRAME in capture.read_bytes()
+
+
+def test_a_generator_is_a_wire_of_many_cards(tmp_path: Path) -> None:
+    wire = "gen,rate=10kpps,size=100"
+    with sim(tmp_path / "a", tmp_path / "b", "--wire", wire, sockets=2) as program:
+        wait_for(lambda: program.look()["seconds"] > 1)
+        cards = program.end()["cards"]
+    for card in cards:
+        assert card["wire"] == wire
+        assert card["rx"]["packets"] > 1000
+        assert card["rx"]["bytes"] == 100 * card["rx"]["packets"]
+        # There is no driver to take them.
+        assert sum(card["drops"].values()) == card["rx"]["packets"]
+
+
+@pytest.mark.need("root", "tun")
+def test_a_tap_is_a_wire(tmp_path: Path, memory: int) -> None:
+    path, name = tmp_path / "nic.sock", f"snabb{os.getpid()}"
+    statistics = Path(f"/sys/class/net/{name}/statistics/rx_packets")
+    with sim(path, "--wire", f"tap:{name}") as program, VfioClient(path) as client:
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        client.negotiate()
+        start_transmission(client, memory)
+        before = int(statistics.read_text())
+        transmit(client, memory, FRAME)
+        wait_for(lambda: int(statistics.read_text()) == before + 1)
+        program.end()
+    assert not statistics.exists()
+
+
+def test_memory_that_is_taken_away_kills_nobody(tmp_path: Path, memory: int) -> None:
+    path = tmp_path / "nic.sock"
+    with sim(path) as program, VfioClient(path) as client:
+        client.negotiate()
+        start_transmission(client, memory)
+        os.ftruncate(memory, 0)
+        client.set_register(TDT, 1)
+        assert client.register(TDT) == 1
+        wait_for(lambda: program.look()["seconds"] > 0.5)
+        assert client.register(TDT) == 1
+        assert program.end()["pages_lost"] > 0
+
+
+def test_memory_that_was_not_given_is_out_of_reach(tmp_path: Path, memory: int) -> None:
+    path = tmp_path / "nic.sock"
+    with sim(path) as program, VfioClient(path) as client:
+        client.negotiate()
+        start_transmission(client, memory)
+        client.unmap(0, 16 * PAGE)
+        transmit(client, memory, FRAME)
+        wait_for(lambda: bool(program.look()["cards"][0]["violations"]))
+        (card,) = program.end()["cards"]
+    assert set(card["violations"]) == {"dma-read-unmapped"}
+    assert card["tx"]["packets"] == 0
+
+
+def test_plain_output(tmp_path: Path) -> None:
+    arguments = [*SIM, str(tmp_path / "s"), "--duration", "0.5", "--interval", "0.1"]
+    done = subprocess.run(
+        arguments, check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "(no client)" in done.stdout
+    assert "received 0 packets" in done.stdout
+
+
+def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*SIM, str(tmp_path / "s"), "--duration", "0.5", "--interval", "0.1"],
+        stdout=child,
+        stderr=child,
+        env={**os.environ, "COLUMNS": "160", "TERM": "xterm"},
+    )
+    os.close(child)
+    output = b""
+    try:
+        while data := os.read(parent, 65536):
+            output += data
+    except OSError:  # the other end is closed
+        pass
+    os.close(parent)
+    assert process.wait(20) == 0
+    assert "tx packets" in output.decode()
+    assert "─" in output.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        ([], 2, "SOCKET"),
+        (["x" * 120], 2, "the path has"),
+        (["missing/nic.sock"], 1, "is the directory there"),
+        (["/dev/null"], 1, "in use"),
+        (["a", "a"], 1, "somebody listens"),
+        (["a", "--wire", "nonsense"], 2, "nonsense"),
+        (["a", "--wire", "null:x"], 2, "null takes no name"),
+        (["a", "--wire", "tap:"], 2, "not the name"),
+        (["a", "--wire", "pcap:"], 2, "expected pcap"),
+        (["a", "--wire", "pcap:missing.pcap"], 1, "missing.pcap"),
+        (["a", "--wire", "cable"], 2, "joins two cards"),
+        (["a", "b", "--wire", "cable", "--wire", "null"], 2, "joins two cards"),
+        (["a", "b", "--wire", "tap:x"], 2, "1 wires for 2 cards"),
+        (["a", "--wire", "null", "--wire", "null"], 2, "2 wires for 1 cards"),
+        (["a", "--wire", "gen,speed=1"], 2, "expected gen"),
+        (["a", "--wire", "gen,rate=fast"], 2, "gen,rate=fast"),
+        (["a", "--wire", "gen,rate=nan"], 2, "gen,rate=nan"),
+        (["a", "--wire", "gen,rate=-1"], 2, "gen,rate=-1"),
+        (["a", "--wire", "gen,size=5"], 2, "size"),
+        (["a", "--wire", "gen,size=x"], 2, "gen,size=x"),
+        (["a", "--mac", "01:00:00:00:00:01"], 2, "MAC"),
+        (["a", "--mac", "02:00:00:00:00"], 2, "MAC"),
+        (["a", "--mac", "00:00:00:00:00:00"], 2, "MAC"),
+        (["a", "--cpu", "9999"], 2, "CPU"),
+        (["a", "--duration", "nan"], 2, "nan"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, arguments: list[str], status: int, text: str
+) -> None:
+    done = subprocess.run(
+        [*SIM, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert text in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "huge pages" not in line]
+    assert len(lines) == 1 or lines[0].startswith("Usage")
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_somebody_listens_nobody_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "nic.sock"
+    with sim(path) as program:
+        done = subprocess.run(
+            [*SIM, str(path), "--duration", "0"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert "somebody listens there" in done.stderr
+        with VfioClient(path) as client:
+            client.negotiate()
+        program.end()
+
+
+def test_a_socket_that_a_killed_one_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "nic.sock"
+    with sim(path) as program:
+        program.process.kill()
+        program.process.wait()
+        assert path.is_socket()
+    with sim(path) as program:
+        with VfioClient(path) as client:
+            client.negotiate()
+        program.end()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("delay_ms", [0, 50, 100, 150, 200, 300, 500])
+def test_a_signal_at_start_up_leaves_nothing(tmp_path: Path, delay_ms: int) -> None:
+    path = tmp_path / "nic.sock"
+    process = subprocess.Popen(
+        [*SIM, str(path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(delay_ms / 1e3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode in (-signal.SIGTERM, 143, 0)
+    assert "Traceback" not in errors
+    assert not path.exists()
+
+
+def test_a_client_that_says_nothing_delays_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "nic.sock"
+    with sim(path) as program, socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(path))
+        silent.send(b"\1")
+        wait_for(lambda: program.look()["cards"][0]["connected"])
+        begun = time.monotonic()
+        program.end()
+        assert time.monotonic() - begun < 5
