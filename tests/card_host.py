@@ -12,6 +12,7 @@ It is no driver: it does what the test says, wrong things too. Time is the test'
 `tests.harness`.
 """
 
+import os
 import struct
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,6 +25,8 @@ from tests.harness import Harness
 
 #: Where the host's memory begins as the card sees it: not where it is.
 IOVA = 0x40_0000_0000
+GUARD_SIZE = 64 << 10
+GUARD = bytes.fromhex("a5") * GUARD_SIZE
 
 # transmit descriptors, second word
 EOP, IFCS, IC, RS, DEXT, VLE, TSE = (1 << n for n in (24, 25, 26, 27, 29, 30, 31))
@@ -175,23 +178,47 @@ class TransmitQueue:
         return bool(self.host.peek(self.ring + 16 * n + 12, 1)[0] & DD)
 
 
+class Interrupt:
+    """An interrupt of the card, and how often it came."""
+
+    def __init__(self, card: Card, index: int, vector: int) -> None:
+        self.card, self.index, self.vector = card, index, vector
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        card.set_interrupt(index, vector, self.fd)
+
+    def taken(self) -> int:
+        """Return how often it came since this was last asked."""
+        try:
+            return os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        self.card.set_interrupt(self.index, self.vector, -1)
+        os.close(self.fd)
+
+
 class CardHost:
     """A card, its wire, and memory that it may reach.
 
     Args:
         card: instead of a new one; closed here all the same.
-        memory: bytes.
+        memory: bytes; what lies around them is watched, for the card may not reach it.
         packets: in the wire's pool.
     """
 
     def __init__(
-        self, *, card: Card | None = None, memory: int = 8 << 20, packets: int = 8192
+        self, *, card: Card | None = None, memory: int = 4 << 20, packets: int = 4096
     ) -> None:
         self.card = card or Card()
         self.wire = Harness(SoftwareCard(self.card), small=packets)
         self.size = memory
-        self.memory: Any = ffi.new("uint8_t[]", memory)
+        self._around: Any = ffi.new("uint8_t[]", memory + 2 * GUARD_SIZE)
+        for guard in self._guards():
+            ffi.memmove(guard, GUARD, GUARD_SIZE)
+        self.memory: Any = self._around + GUARD_SIZE
         self.used = 0
+        self.interrupts: list[Interrupt] = []
         self.card.map(IOVA, self.memory, memory)
         self.card.store(lib.MODEL_CONFIG, 4, b"\x07\x00")
 
@@ -204,18 +231,29 @@ class CardHost:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for interrupt in self.interrupts:
+            interrupt.close()
         self.wire.__exit__(kind, error, trace)
         self.card.close()
+        if error is None:
+            assert self.is_guarded(), "the card wrote beside the memory it was given"
 
     # -- memory ----------------------------------------------------------------
 
     def allocate(self, size: int, align: int = 128) -> int:
-        """Return the card's address of fresh memory; round and round when it is used up."""
+        """Return the card's address of fresh memory."""
         at = -(-self.used // align) * align
         if at + size > self.size:
             raise MemoryError("the test wants more memory than it asked for")
         self.used = at + size
         return IOVA + at
+
+    def _guards(self) -> tuple[Any, Any]:
+        return self._around, self._around + GUARD_SIZE + self.size
+
+    def is_guarded(self) -> bool:
+        """Return whether what lies around the memory is as it was."""
+        return all(bytes(ffi.buffer(at, GUARD_SIZE)) == GUARD for at in self._guards())
 
     def peek(self, iova: int, n: int) -> bytes:
         return bytes(ffi.buffer(self.memory + (iova - IOVA), n))
@@ -245,6 +283,11 @@ class CardHost:
 
     def transmit_queue(self, number: int, **settings: Any) -> TransmitQueue:
         return TransmitQueue(self, number, **settings)
+
+    def interrupt(self, index: int, vector: int = 0) -> Interrupt:
+        """Take an interrupt: INTx, MSI or a vector of MSI-X, by VFIO's index."""
+        self.interrupts.append(Interrupt(self.card, index, vector))
+        return self.interrupts[-1]
 
     # -- wire ------------------------------------------------------------------
 

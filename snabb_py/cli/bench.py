@@ -159,6 +159,56 @@ def hops(*, n: int, cpu: int | None, as_json: bool, hops: int) -> None:
     report("hops", packets, seconds, as_json=as_json, hops=hops)
 
 
+@program.command("card")
+@bench_options("1e7")
+@click.option("--transmit", is_flag=True, help="What it sends; else what it receives.")
+@click.option(
+    "--size",
+    type=click.IntRange(64, 1518),
+    default=64,
+    show_default=True,
+    metavar="BYTES",
+    help="Of each frame, with FCS.",
+)
+def card(*, n: int, cpu: int | None, as_json: bool, transmit: bool, size: int) -> None:
+    """Run a software 82599 without a driver: Generator -> card, or card -> Checker.
+
+    Each descriptor is given back at once, and the wire is not held to 10 Gb/s.
+    """
+    from snabb_py.apps.traffic import Checker, Generator, udp_frames
+    from snabb_py.nic.idle_host import IdleHost
+    from snabb_py.nic.model82599 import Card, SoftwareCard
+
+    frames = udp_frames(size)
+    software_card = Card(paced=False)
+    config = Config()
+    config.app("card", SoftwareCard, card=software_card)
+    if transmit:
+        frame = frames[0].frame
+        config.app("host", IdleHost, card=software_card, transmit=frame)
+        config.app("checker", Checker)
+        config.link("card.tx -> checker.rx")
+    else:
+        config.app("host", IdleHost, card=software_card)
+        config.app("generator", Generator, frames=frames)
+        config.link("generator.tx -> card.rx")
+    source = "card" if transmit else "generator"
+    packets, seconds = measure(config, source, n, cpu)
+    counters = software_card.counters
+    software_card.close()
+    lost = sum(k for name, k in counters.items() if name.startswith("drop"))
+    report(
+        "card",
+        packets,
+        seconds,
+        as_json=as_json,
+        direction="transmit" if transmit else "receive",
+        size=size,
+        ns_per_packet=round(seconds / packets * 1e9, 2),
+        lost=lost,
+    )
+
+
 @program.command("python-app")
 @bench_options("1e6")
 @click.option(

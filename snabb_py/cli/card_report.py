@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from snabb_py._native import lib
+from snabb_py.apps.traffic import Checker
 from snabb_py.cli.card_wires import Port
 from snabb_py.cli.interfaces import UNFINISHED, app_drops
 from snabb_py.cli.run import Meter, Reporter, wire_gbps
+from snabb_py.engine import counter
 from snabb_py.engine.engine import Engine
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class CardMeter:
                 "interrupts": new["interrupts"],
                 "mappings": port.card.nregions,
                 "drops": self._drops(port, new),
+                "wire_counters": self._wire_counters(port),
                 "violations": {name: new[name] for name in VIOLATIONS if new[name]},
                 "client": {k: n for k, n in port.server.counters.items() if n},
             }
@@ -100,6 +103,19 @@ class CardMeter:
             if port.name in (spec.from_app, spec.to_app) and link.counters["txdrop"]:
                 drops[f"{spec} txdrop"] = link.counters["txdrop"]
         return drops
+
+    def _wire_counters(self, port: Port) -> dict[str, int]:
+        """Return what the wire counts beside its drops, by "app counter"."""
+        result = {}
+        for name in port.wire_apps:
+            app = self.engine.apps[name]
+            if isinstance(app.instance, Checker):
+                returned = sum(s.packets for s in app.instance.streams.values())
+                result[f"{name} returned"] = returned
+            for counter_name, n in app.counters.items():
+                if n and not counter.is_drop(counter_name):
+                    result[f"{name} {counter_name}"] = n
+        return result
 
 
 def reasons(card: dict[str, Any]) -> list[str]:
@@ -178,6 +194,8 @@ class CardReporter(Reporter):
                 )
             for reason, n in (card["drops"] | card["violations"]).items():
                 self._print(f"    {reason}: {n}")
+            for name, n in card["wire_counters"].items():
+                self._print(f"    {name}: {n}")
             for reason, n in card["client"].items():
                 if not reason.startswith(("connections", "messages")):
                     self._print(f"    client: {reason}: {n}")

@@ -1,16 +1,18 @@
 """What the cables of software cards lead to: words made into apps.
 
-null, sink               gives nothing, swallows everything
-gen[,rate=PPS][,size=N]  frames of N bytes at this rate, and a sink
-cable                    joins two cards to each other
-raw:, tap:, pcap:        see `interfaces`
+null, sink         gives nothing, swallows everything
+gen[,OPTION]...    a generator of frames for the card, a checker of what comes back
+cable              joins two cards to each other
+raw:, tap:, pcap:  see `interfaces`
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from snabb_py.apps.basic import Sink, Source
+from snabb_py.apps.traffic import Checker, Generator, udp_frames
 from snabb_py.cli.interfaces import attach
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError
@@ -19,6 +21,8 @@ from snabb_py.nic.vfio_user import Server
 
 #: Wires that several cards can have, each its own.
 SHARED = ("null", "sink", "gen")
+GENERATOR = "gen[,rate=PPS|Gbps][,size=N][,flows=N]"
+RATE = re.compile(r"([0-9.]+(?:e[0-9]+)?)((?:[kM]?pps)?|Gbps)")
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
 
 
@@ -32,6 +36,7 @@ class Port:
         server: for its virtual machine.
         wire: what the user called it.
         wire_apps: the apps that the wire is.
+        needs_large: super-frames may come from it.
     """
 
     name: str
@@ -79,52 +84,55 @@ def join(config: Config, ports: Sequence[Port]) -> None:
     for i, port in enumerate(ports):
         before = set(config.apps)
         name = f"wire{i}"
-        kind = port.wire.partition(",")[0]
-        if port.wire == "sink":
-            config.app(name, Sink)
-            receive, transmit = None, f"{name}.rx"
-        elif kind == "gen":
-            receive, transmit = _attach_generator(config, name, port.wire)
+        if port.wire.partition(",")[0] == "gen":
+            _attach_generator(config, name, port, stream=i)
         else:
-            interface = attach(config, name, port.wire)
-            receive, transmit = interface.receive, interface.transmit
+            word = "null" if port.wire == "sink" else port.wire
+            interface = attach(config, name, word)
             port.needs_large = interface.needs_large
-        config.link(f"{port.name}.tx -> {transmit}")
-        if receive:
-            config.link(f"{receive} -> {port.name}.rx")
+            config.link(f"{port.name}.tx -> {interface.transmit}")
+            if interface.receive:
+                config.link(f"{interface.receive} -> {port.name}.rx")
         port.wire_apps = tuple(sorted(set(config.apps) - before))
 
 
-def _attach_generator(config: Config, name: str, word: str) -> tuple[str, str]:
-    """Add a generator and a sink; return where frames come from and where they go.
+def _attach_generator(config: Config, name: str, port: Port, stream: int) -> None:
+    """Add a generator of frames for the card and a checker of what comes back.
 
     Raises:
         ConfigError: the word's options are wrong.
     """
-    options = {"rate": "1e6", "size": "60"}
-    for option in word.split(",")[1:]:
+    options = {"rate": "1e5", "size": "64", "flows": "16"}
+    for option in port.wire.split(",")[1:]:
         key, _, value = option.partition("=")
         if key not in options:
-            raise ConfigError(f'wire "{word}": expected gen[,rate=PPS][,size=N]')
+            raise ConfigError(f'wire "{port.wire}": expected {GENERATOR}')
         options[key] = value
     try:
-        size, rate = int(options["size"]), parse_rate(options["rate"])
-    except ValueError as error:
-        raise ConfigError(f'wire "{word}": {error}') from None
-    config.app(f"{name}-in", Source, size=size, rate_pps=rate)
-    config.app(f"{name}-out", Sink)
-    return f"{name}-in.tx", f"{name}-out.rx"
+        frames = udp_frames(
+            int(options["size"]),
+            flows=int(options["flows"]),
+            dst_mac=port.card.mac.hex(":"),
+        )
+        rate = parse_rate(options["rate"])
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f'wire "{port.wire}": {error}') from None
+    config.app(f"{name}-in", Generator, frames=frames, stream=stream, **rate)
+    config.app(f"{name}-out", Checker, verify=True)
+    config.link(f"{name}-in.tx -> {port.name}.rx")
+    config.link(f"{port.name}.tx -> {name}-out.rx")
 
 
-def parse_rate(text: str) -> float:
-    """Return packets a second: "1e6", "1000kpps", "14.88Mpps".
+def parse_rate(text: str) -> dict[str, Any]:
+    """Return a Generator's rate: "1e6", "1000kpps", "14.88Mpps", "5Gbps".
 
     Raises:
-        ValueError: it is no such rate.
+        ValueError: it is none.
     """
-    number = text.removesuffix("pps")
-    unit = number[-1:] if number[-1:] in ("k", "M") else ""
-    rate = float(number.removesuffix(unit)) * UNITS[unit]
-    if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"{text} is no rate")
-    return rate
+    match = RATE.fullmatch(text)
+    number = float(match[1]) if match else 0.0
+    if not match or not 0 < number < math.inf:
+        raise ValueError(f'rate: "{text}" is neither packets a second nor Gbps')
+    if match[2] == "Gbps":
+        return {"rate_gbps": number}
+    return {"rate_pps": number * UNITS[match[2].removesuffix("pps")]}

@@ -115,11 +115,15 @@ def program(  # noqa: PLR0913 - the options of a program
     \b
     A wire is one of
       null, sink               gives nothing, swallows everything; the default
-      gen[,rate=PPS][,size=N]  frames of N bytes (60) at this rate (1e6), and a sink
+      gen[,OPTION]...          makes frames for the card, checks what comes back
       cable                    joins two cards to each other
       raw:IFNAME               a network interface of the kernel
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
+
+    Options of gen: rate=100kpps or rate=1.5Gbps (1e5 packets a second), size=N (64,
+    with FCS), flows=N (16). The frames are UDP to the card's address, numbered: of
+    those that the guest sends back, what is lost, late or damaged is counted.
 
     A socket serves one virtual machine at a time; when it goes, the card is reset and
     waits for the next. Memory that a guest's driver did not give to the card is out of
@@ -129,7 +133,7 @@ def program(  # noqa: PLR0913 - the options of a program
     Examples:
       snabb-py sim82599 nic.sock --wire tap:tap0
       snabb-py sim82599 a.sock b.sock --wire cable
-      snabb-py sim82599 nic.sock --wire gen,rate=1e5,size=1514 --json
+      snabb-py sim82599 nic.sock --wire gen,rate=10kpps,size=1518 --json
     """
     if len(sockets) > MOST_CARDS:
         raise click.UsageError(f"{MOST_CARDS} cards at most")

@@ -6,26 +6,30 @@
 
 /* ---- checksum ------------------------------------------------------------ */
 
-/* The halves of 64-bit words into 64-bit sums: no carries to look after, and the
- * compiler can do it in vectors. The best form for the CPU is chosen when the
- * extension is loaded. */
-#if defined(__x86_64__)
+/* The halves of 64-bit words into 64-bit sums: no carries to look after. Written in
+ * vectors, 64 bytes a round, because compilers do poorly with the plain loop (1466
+ * bytes: 196 -> 68 ns). The best form for the CPU is chosen when the extension is
+ * loaded. */
+typedef uint64_t vector __attribute__((vector_size(32)));
+
+#if defined(__x86_64__) && !defined(__clang__)
 __attribute__((target_clones("avx2", "default")))
 #endif
 uint64_t checksum_add(uint64_t sum, const uint8_t *data, uint32_t n)
 {
-    uint64_t even = 0, odd = 0, word;
-    uint32_t i = 0;
-    for (; n - i >= 8; i += 8) {
-        memcpy(&word, data + i, 8);
-        even += word & 0xffffffff;
-        odd += word >> 32;
+    enum { ROUND = 2 * sizeof(vector) };
+    const vector low = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX};
+    vector even = {0}, odd = {0}, one, other;
+    for (; n >= ROUND; n -= ROUND) {
+        memcpy(&one, data, sizeof(one));
+        memcpy(&other, data + sizeof(one), sizeof(other));
+        even += (one & low) + (other & low);
+        odd += (one >> 32) + (other >> 32);
+        data += ROUND;
     }
-    word = 0;
-    memcpy(&word, data + i, n - i); /* an odd byte is followed by a zero (RFC 1071) */
-    even += word & 0xffffffff;
-    odd += word >> 32;
-    return sum + even + odd;
+    even += odd;
+    /* an odd byte at the end is followed by a zero (RFC 1071) */
+    return checksum_add_small(sum + even[0] + even[1] + even[2] + even[3], data, n);
 }
 
 uint16_t checksum(const uint8_t *data, uint32_t n)

@@ -18,7 +18,6 @@
 #include "snabb_py/nic/model_lock.h"
 
 enum {
-    CTRL_GIO_DIS = 1 << 2,
     CTRL_LRST = 1 << 3,
     CTRL_RST = 1 << 26,
     STATUS_LINKUP = 1 << 7,
@@ -56,8 +55,6 @@ enum {
 enum { EITR_CNT_WDIS = 1u << 31 }; /* the write leaves EITR's counter alone */
 
 enum { /* configuration space */
-    CONFIG_COMMAND = 0x04,
-    COMMAND_MASTER = 1 << 2,
     CONFIG_PM_CONTROL = 0x44,
     PM_STATE = 3,
     CONFIG_DEVICE_CONTROL = 0xa8,
@@ -70,17 +67,6 @@ enum { /* internal to card->access: halves of a 64-bit statistic */
 };
 
 /* ---- state --------------------------------------------------------------- */
-
-static uint32_t config_word(const struct model_card *card, uint32_t offset)
-{
-    return card->config[offset] | (uint32_t)card->config[offset + 1] << 8;
-}
-
-bool model_is_master(const struct model_card *card)
-{
-    return config_word(card, CONFIG_COMMAND) & COMMAND_MASTER &&
-           !(get(card, REG_CTRL) & CTRL_GIO_DIS);
-}
 
 /* Speeds by AUTOC.LMS (8.2.3.22.19): 1G without and with negotiation are 0 and 2. */
 static uint32_t link_speed(const struct model_card *card)
@@ -181,6 +167,7 @@ static void write_rxdctl(struct model_card *card, uint32_t offset, uint32_t valu
     if (on && !was) {
         struct model_rx_queue *rx = &card->rx[queue];
         rx->head = get(card, rx_register(REG_RDH, queue));
+        rx->known = false;
         rx->bad_tail = 0;
     }
     set_bit(card->rx_enabled, queue, on);
@@ -209,6 +196,7 @@ static bool write_queue(struct model_card *card, uint32_t offset, uint32_t value
             write_rxdctl(card, offset, value);
             return true;
         }
+        card->rx[rx_queue_of(offset)].known = false;
         /* The head is the card's while it runs. */
         return within == REG_RDH % 0x40 && has_bit(card->rx_enabled, rx_queue_of(offset));
     }
@@ -262,10 +250,11 @@ static void write_generic(struct model_card *card, uint32_t offset, uint32_t val
 static void write_qde(struct model_card *card, uint32_t value)
 {
     struct model_rx_queue *queue = &card->rx[value >> 8 & 0x7f];
+    queue->known = false;
     if (value & QDE_WRITE)
-        queue->drop = value & QDE_ENABLE;
+        queue->qde = value & QDE_ENABLE;
     if (value & QDE_READ)
-        value = (value & ~(uint32_t)QDE_ENABLE) | queue->drop;
+        value = (value & ~(uint32_t)QDE_ENABLE) | queue->qde;
     write_generic(card, REG_PFQDE, value);
 }
 
@@ -389,6 +378,9 @@ static void write_register(struct model_card *card, uint32_t offset, uint32_t va
         break;
     }
     write_generic(card, offset, value);
+    if (offset >= REG_RQSMR && offset < REG_RQSMR + 32 * 4)
+        for (uint32_t i = 0; i < 4; i++)
+            card->rx[offset - REG_RQSMR + i].known = false;
     if (is_filter(offset))
         receive_filters_changed(card);
     else if (offset >= REG_RSSRK && offset < REG_RSSRK + 40)
@@ -615,6 +607,7 @@ struct model_card *model_new(const struct model_identity *identity)
     memcpy(card->config_mask, identity->config_mask, sizeof(card->config_mask));
     memcpy(card->mac, identity->mac, sizeof(card->mac));
     memset(card->interrupt_fd, -1, sizeof(card->interrupt_fd));
+    card->unpaced = identity->unpaced;
     mark_pairs(card);
     card->recent[0] = card->recent[1] = UINT32_MAX;
     card->plugged = card->was_up = true;
@@ -669,6 +662,7 @@ static uint32_t model_pull(struct app *app)
     moved += receive_flow_control(card, freelist, out, &sent);
     if (sent.packets)
         transmit_count(card, &sent);
+    receive_settle(card);
     interrupt_step(card);
     model_unlock(card);
     return moved;
@@ -726,6 +720,7 @@ static uint32_t model_push(struct app *app)
         arrive(card, app->worker->freelist, burst[i], &received);
     }
     receive_count(card, &received);
+    receive_settle(card);
     interrupt_step(card);
     model_unlock(card);
     return n;

@@ -51,10 +51,21 @@ struct model_region {
     uint32_t flags;
 };
 
+/* What the registers of a queue say, read once and again after they were written. */
 struct model_rx_queue {
     uint32_t head;
-    bool drop; /* PFQDE */
+    uint32_t n; /* descriptors */
+    uint64_t ring;
+    uint32_t size; /* bytes of a buffer; 0: of a kind that is not modelled */
+    uint32_t slot; /* of the queue statistics */
+    bool is_advanced;
+    bool strip;
+    bool drop;
+    bool known;        /* the above is as the registers say */
+    bool qde;          /* PFQDE */
     uint32_t bad_tail; /* + 1; counted once */
+    uint32_t packets;  /* written in this step, not counted yet */
+    uint64_t bytes;
 };
 
 struct model_tx_context {
@@ -155,6 +166,7 @@ struct model_card {
     uint32_t armed;
     bool polled; /* tails are written behind our back */
 
+    bool unpaced;
     bool plugged;
     bool was_up;
     bool negotiated; /* AUTOC.AN_RESTART since the reset */
@@ -239,9 +251,16 @@ static inline void set_bit(uint64_t *bits, uint32_t n, bool value)
 
 /* ---- model82599.c -------------------------------------------------------- */
 
+enum { CTRL_GIO_DIS = 1 << 2, CONFIG_COMMAND = 0x04, COMMAND_MASTER = 1 << 2 };
+
 /* The device may read and write the host's memory: bus mastering is on in its
  * configuration space and the driver has not asked for quiet (CTRL.GIO_DIS). */
-bool model_is_master(const struct model_card *card);
+static inline bool model_is_master(const struct model_card *card)
+{
+    return card->config[CONFIG_COMMAND] & COMMAND_MASTER &&
+           !(get(card, REG_CTRL) & CTRL_GIO_DIS);
+}
+
 bool model_link_is_up(const struct model_card *card);
 
 /* ---- model_dma.c --------------------------------------------------------- */
@@ -328,6 +347,8 @@ uint64_t receive_mirrors(const struct model_card *card, uint64_t pools, int32_t 
 /* Write waiting frames to queues that have descriptors again. Returns how many went. */
 uint32_t receive_waiting(struct model_card *card, struct freelist *freelist);
 void receive_count(struct model_card *card, const struct model_tally *tally);
+/* Count what was written to the queues in rx_causes. */
+void receive_settle(struct model_card *card);
 void receive_flush(struct model_card *card, struct freelist *freelist);
 /* The pools that a frame to this address and with this tag (-1: none) goes to; without
  * virtualisation bit 0 says whether it is accepted. */

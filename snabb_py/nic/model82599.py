@@ -1,8 +1,8 @@
 """The software 82599: a card that the stock Linux driver accepts.
 
 `Card` is the card as its host sees it: registers, configuration space, memory that it
-may reach, interrupts. `SoftwareCard` is the app that is its wire. The model itself is in
-model82599.c and the files that model82599.h names.
+may reach, interrupts. `SoftwareCard` is the app that is its wire. The model itself is
+in model82599.c and the files that model82599.h names.
 
     card = Card()
     config.app("card", SoftwareCard, card=card)
@@ -87,13 +87,19 @@ class Card:
         mac: its address, 6 bytes.
         device_id: PCI device ID.
         sfp: a 10GBASE-SR module is in its cage.
+        paced: its wire carries 10 Gb/s; else as much as it is given.
 
     Raises:
         DeviceError: there is no memory for it.
     """
 
     def __init__(
-        self, *, mac: bytes | None = None, device_id: int = DEVICE_SFP, sfp: bool = True
+        self,
+        *,
+        mac: bytes | None = None,
+        device_id: int = DEVICE_SFP,
+        sfp: bool = True,
+        paced: bool = True,
     ) -> None:
         self.mac = MAC_PREFIX + b"\x01" if mac is None else mac
         config, config_mask = config_space(device_id=device_id, mac=self.mac)
@@ -108,7 +114,9 @@ class Card:
             "eeprom": ffi.new("uint16_t[]", eeprom_image(self.mac)),
             "sfp": ffi.NULL if module is None else ffi.new("uint8_t[]", module),
         }
-        identity = ffi.new("struct model_identity *", {**keep, "mac": self.mac})
+        identity = ffi.new(
+            "struct model_identity *", {**keep, "mac": self.mac, "unpaced": not paced}
+        )
         self.card: Any = lib.model_new(identity)
         if not self.card:
             raise DeviceError("make a software 82599", errno.ENOMEM, "")
@@ -223,6 +231,8 @@ class Card:
 
         Args:
             index: 0 INTx, 1 MSI, 2 MSI-X.
+            vector: 0, of MSI-X up to 63.
+            fd: eventfd; the card writes to it.
         """
         lib.model_set_interrupt(self.card, index, vector, fd)
 

@@ -385,8 +385,8 @@ static void hash_flow(struct model_card *card, const uint8_t *frame,
 static uint64_t pseudo_sum(const uint8_t *frame, const struct wire_ip *ip)
 {
     uint32_t size = ip->version == 4 ? 4 : 16;
-    uint64_t sum = checksum_add(0, frame + ip->source, size);
-    sum = checksum_add(sum, frame + ip->destination, size);
+    uint64_t sum = checksum_add_small(0, frame + ip->source, size);
+    sum = checksum_add_small(sum, frame + ip->destination, size);
     return sum + htobe16(ip->protocol);
 }
 
@@ -397,7 +397,9 @@ static void check_l4(struct model_card *card, const uint8_t *frame, uint32_t end
     uint32_t n = end - ip->payload;
     facts->status |= STATUS_L4I | (ip->protocol == WIRE_UDP ? STATUS_UDPCS : 0);
     uint64_t sum = pseudo_sum(frame, ip) + htobe16((uint16_t)n) + (n >> 16);
-    if (checksum_fold(checksum_add(sum, frame + ip->payload, n)) != 0xffff) {
+    sum = n <= 64 ? checksum_add_small(sum, frame + ip->payload, n)
+                  : checksum_add(sum, frame + ip->payload, n);
+    if (checksum_fold(sum) != 0xffff) {
         facts->status |= ERROR_L4;
         stat_add(card, REG_XEC, 1);
         return;
@@ -433,7 +435,7 @@ static void parse(struct model_card *card, const uint8_t *frame, uint32_t length
         uint32_t size = ip.payload - ip.header;
         facts->type |= TYPE_IPV4 | (size > WIRE_IPV4_SIZE ? TYPE_IPV4_OPTIONS : 0);
         facts->status |= STATUS_IPCS;
-        if (checksum_fold(checksum_add(0, frame + ip.header, size)) != 0xffff) {
+        if (checksum_fold(checksum_add_small(0, frame + ip.header, size)) != 0xffff) {
             facts->status |= ERROR_IP;
             stat_add(card, REG_XEC, 1);
         }
@@ -519,91 +521,117 @@ static void write_back_legacy(struct model_card *card, uint64_t address,
 
 enum verdict { WRITTEN, DROPPED, WAITS };
 
-static uint32_t slot_of(const struct model_card *card, uint32_t queue)
+/* Read what the registers say of a queue. */
+static void learn_queue(const struct model_card *card, uint32_t queue,
+                        struct model_rx_queue *rx)
 {
-    return get(card, REG_RQSMR + queue / 4 * 4) >> queue % 4 * 8 & 0xf;
+    uint32_t srrctl = get(card, rx_register(REG_SRRCTL, queue));
+    uint32_t kind = srrctl >> 25 & 7; /* DESCTYPE: 0 legacy, 1 advanced */
+    rx->ring = get(card, rx_register(REG_RDBAL, queue)) |
+               (uint64_t)get(card, rx_register(REG_RDBAH, queue)) << 32;
+    rx->n = get(card, rx_register(REG_RDLEN, queue)) / 16;
+    rx->size = kind > 1 ? 0 : (srrctl & 0x1f) * 1024;
+    rx->slot = get(card, REG_RQSMR + queue / 4 * 4) >> queue % 4 * 8 & 0xf;
+    rx->is_advanced = kind == 1;
+    rx->strip = get(card, rx_register(REG_RXDCTL, queue)) & RXDCTL_VME;
+    rx->drop = rx->qde || srrctl & SRRCTL_DROP;
+    rx->known = true;
 }
 
-static enum verdict drop_at(struct model_card *card, uint32_t queue, uint32_t reason)
+static enum verdict drop_at(struct model_card *card, const struct model_rx_queue *rx,
+                            uint32_t reason)
 {
     count(card, reason);
-    stat_add(card, REG_QPRDC + 0x40 * slot_of(card, queue), 1);
+    stat_add(card, REG_QPRDC + 0x40 * rx->slot, 1);
     return DROPPED;
 }
 
 /* Descriptors that the card may use; 0 as well when the ring is none. */
-static uint32_t available(struct model_card *card, uint32_t queue, uint32_t n)
+static uint32_t available(struct model_card *card, uint32_t queue,
+                          struct model_rx_queue *rx)
 {
-    struct model_rx_queue *rx = &card->rx[queue];
     uint32_t tail = get_tail(card, rx_register(REG_RDT, queue));
-    if (unlikely(tail >= n || rx->head >= n)) {
+    if (unlikely(tail >= rx->n || rx->head >= rx->n)) {
         if (rx->bad_tail != tail + 1)
             count(card, MODEL_BAD_RING);
         rx->bad_tail = tail + 1;
         return 0;
     }
-    return tail >= rx->head ? tail - rx->head : tail + n - rx->head;
+    return tail >= rx->head ? tail - rx->head : tail + rx->n - rx->head;
+}
+
+/* Without descriptors a frame waits, unless the queue wants it dropped or could never
+ * hold it. */
+static enum verdict go_without(struct model_card *card, const struct model_rx_queue *rx,
+                               uint32_t needed)
+{
+    if (rx->drop || (rx->n && needed >= rx->n))
+        return drop_at(card, rx, MODEL_DROP_RX_NO_DESCRIPTOR);
+    return WAITS;
 }
 
 static enum verdict write_frame(struct model_card *card, uint32_t queue,
                                 const uint8_t *frame, uint32_t length,
                                 const struct facts *facts, bool loopback)
 {
-    if (unlikely(!has_bit(card->rx_enabled, queue)))
-        return drop_at(card, queue, MODEL_DROP_RX_QUEUE_DISABLED);
     struct model_rx_queue *rx = &card->rx[queue];
-    uint32_t srrctl = get(card, rx_register(REG_SRRCTL, queue));
-    uint32_t size = (srrctl & 0x1f) * 1024, kind = srrctl >> 25 & 7;
-    if (unlikely(kind > 1 || size == 0))
-        return drop_at(card, queue, MODEL_HEADER_SPLIT_REFUSED);
-    uint32_t rxdctl = get(card, rx_register(REG_RXDCTL, queue));
-    bool strip = rxdctl & RXDCTL_VME && facts->vlan >= 0;
+    if (unlikely(!rx->known))
+        learn_queue(card, queue, rx);
+    if (unlikely(!has_bit(card->rx_enabled, queue)))
+        return drop_at(card, rx, MODEL_DROP_RX_QUEUE_DISABLED);
+    if (unlikely(rx->size == 0))
+        return drop_at(card, rx, MODEL_HEADER_SPLIT_REFUSED);
+    bool has_tag = facts->vlan >= 0, strip = rx->strip && has_tag;
     if (strip)
         length -= WIRE_TAG_SIZE;
-    uint32_t needed = length <= size ? 1 : (length + size - 1) / size;
-    uint32_t n = get(card, rx_register(REG_RDLEN, queue)) / 16;
-    if (unlikely(available(card, queue, n) < needed)) {
-        bool hopeless = n && needed >= n;
-        if (srrctl & SRRCTL_DROP || rx->drop || hopeless)
-            return drop_at(card, queue, MODEL_DROP_RX_NO_DESCRIPTOR);
-        return WAITS;
-    }
-    uint64_t ring = get(card, rx_register(REG_RDBAL, queue)) |
-                    (uint64_t)get(card, rx_register(REG_RDBAH, queue)) << 32;
+    uint32_t needed =
+        likely(length <= rx->size) ? 1 : (length + rx->size - 1) / rx->size;
+    if (unlikely(available(card, queue, rx) < needed))
+        return go_without(card, rx, needed);
     uint32_t tag = strip ? (uint32_t)facts->vlan : 0;
-    uint32_t status = facts->status | (facts->vlan >= 0 ? STATUS_VP : 0) |
-                      (loopback && kind ? STATUS_LB : 0) | STATUS_DD;
+    uint32_t status = facts->status | STATUS_DD | STATUS_EOP | (has_tag ? STATUS_VP : 0) |
+                      (loopback && rx->is_advanced ? STATUS_LB : 0);
     for (uint32_t at = 0; at < length;) {
-        uint64_t address = ring + 16 * (uint64_t)rx->head, descriptor[2];
-        uint32_t piece = min_u32(size, length - at);
+        uint64_t address = rx->ring + 16 * (uint64_t)rx->head, descriptor[2];
+        uint32_t piece = min_u32(rx->size, length - at);
         if (unlikely(!dma_read(card, descriptor, address, sizeof(descriptor))))
-            return drop_at(card, queue, MODEL_DROP_RX_NO_DESCRIPTOR);
-        /* bit 0 of the address is NSE */
-        write_piece(card, kind ? descriptor[0] & ~1ull : descriptor[0], frame, at, piece,
+            return drop_at(card, rx, MODEL_DROP_RX_NO_DESCRIPTOR);
+        /* bit 0 of an advanced descriptor's address is NSE */
+        write_piece(card, descriptor[0] & ~(uint64_t)rx->is_advanced, frame, at, piece,
                     strip);
         at += piece;
-        uint32_t end = at == length ? STATUS_EOP : 0;
-        if (kind)
-            write_back_advanced(card, address, facts,
-                                end ? status | STATUS_EOP : STATUS_DD, piece, tag);
+        uint32_t says = at == length ? status : STATUS_DD;
+        if (rx->is_advanced)
+            write_back_advanced(card, address, facts, says, piece, tag);
         else
-            write_back_legacy(card, address, descriptor[0],
-                              end ? status | STATUS_EOP : STATUS_DD, piece, tag);
-        rx->head = rx->head + 1 == n ? 0 : rx->head + 1;
+            write_back_legacy(card, address, descriptor[0], says, piece, tag);
+        rx->head = rx->head + 1 == rx->n ? 0 : rx->head + 1;
     }
     *reg(card, rx_register(REG_RDH, queue)) = rx->head;
-    uint32_t slot = slot_of(card, queue);
-    stat_add(card, REG_QPRC + 0x40 * slot, 1);
-    stat_add_pair(card, REG_QBRC_L + 0x40 * slot, length);
-    stat_add(card, REG_RXDGPC, 1);
-    stat_add_pair(card, REG_RXDGBCL, length);
-    if (loopback) {
+    rx->packets++;
+    rx->bytes += length;
+    if (unlikely(loopback)) {
         stat_add(card, REG_RXDLPBKGPC, 1);
         stat_add_pair(card, REG_RXDLPBKGBCL, length);
     }
-    count(card, MODEL_HOST_PACKETS);
     set_bit(card->rx_causes, queue, true);
     return WRITTEN;
+}
+
+void receive_settle(struct model_card *card)
+{
+    for (uint32_t half = 0; half < 2; half++)
+        for (uint64_t left = card->rx_causes[half]; left; left &= left - 1) {
+            struct model_rx_queue *rx =
+                &card->rx[64 * half + (uint32_t)__builtin_ctzll(left)];
+            stat_add(card, REG_QPRC + 0x40 * rx->slot, rx->packets);
+            stat_add_pair(card, REG_QBRC_L + 0x40 * rx->slot, rx->bytes);
+            stat_add(card, REG_RXDGPC, rx->packets);
+            stat_add_pair(card, REG_RXDGBCL, rx->bytes);
+            card->counters[MODEL_HOST_PACKETS] += rx->packets;
+            rx->packets = 0;
+            rx->bytes = 0;
+        }
 }
 
 /* The queue of a pool (7.1.2.2); MODEL_NQUEUES: the pool has none in this mode. */

@@ -65,6 +65,8 @@ static uint32_t pool_of(const struct model_card *card, uint32_t queue)
 static void pass_time(struct model_card *card, struct model_tx_queue *tx, uint32_t length)
 {
     uint64_t earliest = card->last * 1000;
+    if (unlikely(card->unpaced))
+        return;
     uint64_t ps = (uint64_t)(length + MODEL_FCS + MODEL_GAP) * MODEL_PS_PER_BYTE;
     card->wire_free = (card->wire_free > earliest ? card->wire_free : earliest) + ps;
     if (tx->rate & RATE_ENABLE)

@@ -4,7 +4,6 @@ Nothing here waits for the client. Source: vfio-user protocol specification.
 """
 
 import array
-import contextlib
 import errno
 import os
 import select
@@ -26,6 +25,9 @@ from snabb_py.nic.vfio_message import (
 #: Messages of one client that are handled before others get their turn.
 TURN = 64
 
+# Numbers: operators of the socket module's enums cost a microsecond each.
+_CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _ANCILLARY = socket.CMSG_SPACE(MOST_FDS * array.array("i").itemsize)
 
 #: What a server counts: what came, what was answered with an error, why connections
@@ -129,9 +131,9 @@ class Connection:
                 n, ancillary, flags, _ = self.sock.recvmsg_into(
                     [self._header[0][self._have :]] if self._have else self._header,
                     _ANCILLARY,
-                    socket.MSG_CMSG_CLOEXEC,
+                    _CLOEXEC,
                 )
-                if ancillary or flags & socket.MSG_CTRUNC:
+                if ancillary or flags & _CTRUNC:
                     self._take_fds(ancillary, flags)
                 self._advance(n)
                 if self._have == HEADER.size:
@@ -154,7 +156,7 @@ class Connection:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 self._fds.extend(fds)
         # More than fit, or than we may have open: the kernel has closed those.
-        self._has_lost_fds |= bool(flags & socket.MSG_CTRUNC)
+        self._has_lost_fds |= bool(flags & _CTRUNC)
 
     def _close_fds(self) -> None:
         while self._fds:
@@ -213,6 +215,8 @@ class Connection:
         self._flush()
 
     def _flush(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            sent = self.sock.send(self._unsent, socket.MSG_NOSIGNAL)
-            self._unsent = self._unsent[sent:]
+        try:
+            sent = self.sock.send(self._unsent, _NOSIGNAL)
+        except BlockingIOError:
+            return
+        self._unsent = self._unsent[sent:]

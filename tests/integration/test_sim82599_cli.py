@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.guest import Guest
 from tests.vfio_client import (
     CONFIG,
     FRAME,
@@ -57,7 +58,7 @@ class Program:
         self.errors = ""
 
     def look(self) -> dict[str, Any]:
-        """Return the next look."""
+        """Return the next look; none is left out, however late it is asked for."""
         assert self.process.stdout
         self.looks.append(json.loads(self.process.stdout.readline()))
         return self.looks[-1]
@@ -163,17 +164,44 @@ def test_what_a_guest_sends_is_in_the_capture(tmp_path: Path, memory: int) -> No
     assert FRAME in capture.read_bytes()
 
 
-def test_a_generator_is_a_wire_of_many_cards(tmp_path: Path) -> None:
-    wire = "gen,rate=10kpps,size=100"
-    with sim(tmp_path / "a", tmp_path / "b", "--wire", wire, sockets=2) as program:
-        wait_for(lambda: program.look()["seconds"] > 1)
+def test_a_generator_is_a_wire_of_many_cards(tmp_path: Path, memory: int) -> None:
+    path, wire = tmp_path / "a", "gen,rate=10kpps,size=100"
+    with sim(path, tmp_path / "b", "--wire", wire, sockets=2) as program:
+        with VfioClient(path) as client:
+            client.negotiate()
+            start_transmission(client, memory)
+            transmit(client, memory, FRAME)
+            wait_for(lambda: program.look()["seconds"] > 1)
         cards = program.end()["cards"]
     for card in cards:
         assert card["wire"] == wire
         assert card["rx"]["packets"] > 1000
-        assert card["rx"]["bytes"] == 100 * card["rx"]["packets"]
+        assert card["rx"]["bytes"] == 96 * card["rx"]["packets"]  # without FCS
         # There is no driver to take them.
         assert sum(card["drops"].values()) == card["rx"]["packets"]
+    assert cards[0]["wire_counters"]["wire0-out foreign"] == 1
+    assert cards[1]["wire_counters"]["wire1-out returned"] == 0
+
+
+@pytest.mark.need("qemu")
+def test_linux_drives_the_card(tmp_path: Path) -> None:
+    path = tmp_path / "nic.sock"
+    with sim(path, "--wire", "gen,rate=1kpps") as program:
+        with Guest([path]) as guest:
+            guest.run("modprobe ixgbe")
+            name = guest.interface(0)
+            guest.run(f"ip link set {name} up")
+            count = f"cat /sys/class/net/{name}/statistics/rx_packets"
+            wait_for(lambda: int(guest.run(count)) > 100)
+            wait_for(lambda: program.look()["cards"][0]["connected"])
+            guest.kill()
+        wait_for(lambda: not program.look()["cards"][0]["connected"])
+        (card,) = program.end()["cards"]
+    assert card["mappings"] == 0
+    assert card["interrupts"] > 0
+    assert card["violations"] == {}
+    errors = [name for name in card["client"] if name.startswith(("error", "refused"))]
+    assert errors == []
 
 
 @pytest.mark.need("root", "tun")
@@ -268,7 +296,9 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
         (["a", "--wire", "gen,rate=fast"], 2, "gen,rate=fast"),
         (["a", "--wire", "gen,rate=nan"], 2, "gen,rate=nan"),
         (["a", "--wire", "gen,rate=-1"], 2, "gen,rate=-1"),
-        (["a", "--wire", "gen,size=5"], 2, "size"),
+        (["a", "--wire", "gen,rate=0Gbps"], 2, "gen,rate=0Gbps"),
+        (["a", "--wire", "gen,size=5"], 2, "size: 5 is not within"),
+        (["a", "--wire", "gen,flows=0"], 2, "flows: 0 is not within"),
         (["a", "--wire", "gen,size=x"], 2, "gen,size=x"),
         (["a", "--mac", "01:00:00:00:00:01"], 2, "MAC"),
         (["a", "--mac", "02:00:00:00:00"], 2, "MAC"),
