@@ -392,6 +392,7 @@ static void write_register(struct model_card *card, uint32_t offset, uint32_t va
 /* Let a sleeping worker look; called with the lock. */
 static void ring(struct model_card *card)
 {
+    card->touched = true;
     if (!__atomic_exchange_n(&card->armed, 0, __ATOMIC_RELAXED))
         return;
     const struct itimerspec at_once = {.it_value = {.tv_nsec = 1}};
@@ -657,6 +658,7 @@ static uint32_t model_pull(struct app *app)
     model_lock(card);
     card->last = card->now ? card->now : app->worker->now;
     begin_step(card, app);
+    card->touched = false;
     uint32_t moved = receive_waiting(card, freelist);
     moved += transmit_step(card, freelist, out, &sent);
     moved += receive_flow_control(card, freelist, out, &sent);
@@ -760,7 +762,7 @@ static int model_arm(struct app *app, struct wake *wake)
         next = send < next ? send : next;
     if (card->polled) {
         answer = ARM_NEVER;
-    } else if (next <= card->now || card->fifo_flush) {
+    } else if (card->touched || next <= card->now) {
         answer = ARM_BUSY;
     } else {
         struct itimerspec at = {{0, 0}, {0, 0}};

@@ -164,6 +164,7 @@ struct model_card {
     /* waking the worker */
     int timer_fd;
     uint32_t armed;
+    bool touched; /* the host did something since the last pull */
     bool polled; /* tails are written behind our back */
 
     bool unpaced;

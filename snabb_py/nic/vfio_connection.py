@@ -121,7 +121,7 @@ class Connection:
                 if self.is_stalled or not self._receive():
                     return
                 self._handle()
-        except OSError:  # reset by the client
+        except ConnectionError:
             raise Closed("truncated" if self._have else "") from None
 
     def _receive(self) -> bool:
