@@ -15,6 +15,7 @@ It is no driver: it does what the test says, wrong things too. Time is the test'
 import os
 import struct
 from dataclasses import dataclass
+from enum import IntFlag
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,30 +36,57 @@ IXSM, TXSM = 1 << 40, 1 << 41
 DD = 1
 
 
+class Status(IntFlag):
+    """Status and errors of a receive descriptor: 7.1.6.2."""
+
+    DD = 1 << 0
+    EOP = 1 << 1
+    VP = 1 << 3
+    UDPCS = 1 << 4
+    L4I = 1 << 5
+    IPCS = 1 << 6
+    PIF = 1 << 7
+    LB = 1 << 18
+    RXE = 1 << 29
+    L4E = 1 << 30
+    IPE = 1 << 31
+
+
+class Kind(IntFlag):
+    """Packet type of a receive descriptor."""
+
+    IPV4 = 1 << 4
+    IPV4E = 1 << 5
+    IPV6 = 1 << 6
+    IPV6E = 1 << 7
+    TCP = 1 << 8
+    UDP = 1 << 9
+    SCTP = 1 << 10
+
+
 @dataclass(frozen=True)
 class Received:
-    """What one receive descriptor says, in the advanced form."""
+    """What one receive descriptor says.
+
+    Args:
+        data: what its buffer holds.
+        status: with the errors; those of a legacy descriptor in the same places.
+        vlan: its field for the tag.
+        low: its first word.
+    """
 
     data: bytes
+    status: Status
+    vlan: int
     low: int
-    high: int
 
     @property
     def is_end(self) -> bool:
-        return bool(self.high & 2)
+        return Status.EOP in self.status
 
     @property
-    def status(self) -> int:
-        """Status and errors, 32 bits."""
-        return self.high & 0xFFFFFFFF
-
-    @property
-    def vlan(self) -> int:
-        return self.high >> 48
-
-    @property
-    def packet_type(self) -> int:
-        return self.low & 0x1FFF0
+    def kind(self) -> Kind:
+        return Kind(self.low & 0x1FFF0)
 
     @property
     def rss_type(self) -> int:
@@ -85,6 +113,7 @@ class ReceiveQueue:
         post: bool = True,
     ) -> None:
         self.host, self.number, self.n, self.size = host, number, n, size
+        self.is_advanced = kind == 1
         self.ring = host.allocate(16 * n)
         self.buffers = [host.allocate(size) for _ in range(n)]
         self.next = 0
@@ -110,14 +139,18 @@ class ReceiveQueue:
 
     def take(self, *, repost: bool = True) -> list[Received]:
         """Return the descriptors that are done."""
-        result = []
+        result: list[Received] = []
         while len(result) < self.n:
             at = self.ring + 16 * self.next
             low, high = struct.unpack("<QQ", self.host.peek(at, 16))
-            if not high & DD:
+            if self.is_advanced:
+                status, length = high & 0xFFFFFFFF, high >> 32 & 0xFFFF
+            else:
+                status, length = (high >> 32 & 0xFF) | (high >> 40 & 0xFF) << 24, high
+            if not status & DD:
                 break
-            data = self.host.peek(self.buffers[self.next], high >> 32 & 0xFFFF)
-            result.append(Received(data, low, high))
+            data = self.host.peek(self.buffers[self.next], length & 0xFFFF)
+            result.append(Received(data, Status(status), high >> 48, low))
             self.host.poke(at + 8, bytes(8))
             self.next = (self.next + 1) % self.n
         if repost and result:
@@ -136,12 +169,19 @@ class ReceiveQueue:
         return frames
 
 
+def cut(data: bytes, pieces: int) -> list[bytes]:
+    """Return data in so many pieces, alike but for the last."""
+    size = -(-len(data) // pieces)
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
 class TransmitQueue:
     """A transmit ring."""
 
     def __init__(self, host: "CardHost", number: int, *, n: int = 64) -> None:
         self.host, self.number, self.n = host, number, n
         self.ring = host.allocate(16 * n)
+        self.buffers: dict[int, tuple[int, int]] = {}
         self.tail = 0
         host.set("TDBAL", self.ring & 0xFFFFFFFF, number)
         host.set("TDBAH", self.ring >> 32, number)
@@ -154,15 +194,51 @@ class TransmitQueue:
         self.host.poke(self.ring + 16 * self.tail, struct.pack("<QQ", low, high))
         self.tail = (self.tail + 1) % self.n
 
+    def buffer(self, data: bytes) -> int:
+        """Return where the next descriptor's data lies now, the last one's no more."""
+        at, size = self.buffers.get(self.tail, (0, -1))
+        if size < len(data):
+            at, size = self.host.allocate(len(data)), len(data)
+            self.buffers[self.tail] = at, size
+        self.host.poke(at, data)
+        return at
+
     def put_frame(self, frame: bytes, high: int = 0, *, pieces: int = 1) -> None:
         """Write the descriptors of a frame, in the advanced form."""
-        size = -(-len(frame) // pieces)
-        parts = [frame[i : i + size] for i in range(0, len(frame), size)]
-        for i, part in enumerate(parts):
-            at = self.host.allocate(max(len(part), 1))
-            self.host.poke(at, part)
-            end = EOP | RS if i == len(parts) - 1 else 0
-            self.put(at, len(part) | DATA | IFCS | end | len(frame) << 46 | high)
+        self.put_pieces(cut(frame, pieces), DATA | IFCS | len(frame) << 46 | high)
+
+    def put_pieces(self, parts: list[bytes], high: int) -> None:
+        """Write the descriptors of a frame, with RS at its end."""
+        for i, part in enumerate(parts, start=1):
+            end = EOP | RS if i == len(parts) else 0
+            self.put(self.buffer(part), len(part) | end | high)
+
+    def put_context(  # noqa: PLR0913 - its fields
+        self,
+        *,
+        mac: int = 14,
+        ip: int = 20,
+        l4: int = 0,
+        mss: int = 0,
+        vlan: int = 0,
+        protocol: int = 0,
+        is_ipv4: bool = True,
+        n: int = 0,
+    ) -> None:
+        """Write a context descriptor.
+
+        Args:
+            mac: length of a header, as `ip` and `l4`.
+            ip: as above.
+            l4: as above; for segmentation alone.
+            mss: of segments, bytes of payload.
+            vlan: tag.
+            protocol: of L4T: 0 UDP, 1 TCP, 2 SCTP.
+            is_ipv4: or IPv6.
+            n: which of two.
+        """
+        high = CONTEXT | is_ipv4 << 10 | protocol << 11 | n << 36 | l4 << 40 | mss << 48
+        self.put(ip | mac << 9 | vlan << 16, high)
 
     def ring_doorbell(self) -> None:
         self.host.set("TDT", self.tail, self.number)
@@ -218,6 +294,8 @@ class CardHost:
             ffi.memmove(guard, GUARD, GUARD_SIZE)
         self.memory: Any = self._around + GUARD_SIZE
         self.used = 0
+        self.receive_queues: dict[int, ReceiveQueue] = {}
+        self.transmit_queues: dict[int, TransmitQueue] = {}
         self.interrupts: list[Interrupt] = []
         self.card.map(IOVA, self.memory, memory)
         self.card.store(lib.MODEL_CONFIG, 4, b"\x07\x00")
@@ -279,10 +357,14 @@ class CardHost:
         self.set("RXCTRL", 1)
 
     def receive_queue(self, number: int, **settings: Any) -> ReceiveQueue:
-        return ReceiveQueue(self, number, **settings)
+        """Make and enable a queue; the card receives with `start`."""
+        self.receive_queues[number] = ReceiveQueue(self, number, **settings)
+        return self.receive_queues[number]
 
     def transmit_queue(self, number: int, **settings: Any) -> TransmitQueue:
-        return TransmitQueue(self, number, **settings)
+        """Make and enable a queue; the card sends with `start`."""
+        self.transmit_queues[number] = TransmitQueue(self, number, **settings)
+        return self.transmit_queues[number]
 
     def interrupt(self, index: int, vector: int = 0) -> Interrupt:
         """Take an interrupt: INTx, MSI or a vector of MSI-X, by VFIO's index."""

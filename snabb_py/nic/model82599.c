@@ -48,6 +48,7 @@ enum {
     TCPTIMER_KICK = 1 << 8,
     TCPTIMER_ENABLE = 1 << 9,
     TCPTIMER_FINISH = 1 << 10,
+    TCPTIMER_LOOP = 1 << 11,
     EICR_LSC = 1 << 20,
     EICR_TCP_TIMER = 1 << 30
 };
@@ -246,6 +247,14 @@ static void write_generic(struct model_card *card, uint32_t offset, uint32_t val
     }
 }
 
+/* Pending bits in BAR 4, by their registers: the first two of PBACL have any. NULL: it
+ * is none of them. */
+static uint8_t *pending_bits(struct model_card *card, uint32_t offset)
+{
+    uint32_t at = offset - REG_PBACL;
+    return at < MODEL_NVECTORS / 8 ? card->msix + MODEL_MSIX_PBA + at : NULL;
+}
+
 /* PFQDE: reads and writes the drop bit of a queue through one register (8.2.3.27.9). */
 static void write_qde(struct model_card *card, uint32_t value)
 {
@@ -263,6 +272,11 @@ static uint32_t read_register(struct model_card *card, uint32_t offset)
     uint32_t value;
     bool mine;
     offset = card->alias[offset / 4];
+    const uint8_t *pending = pending_bits(card, offset);
+    if (pending) {
+        memcpy(&value, pending, sizeof(value));
+        return value;
+    }
     if (phy_read(&card->phy, offset, &value))
         return value;
     value = interrupt_read(card, offset, &mine);
@@ -292,7 +306,7 @@ static uint32_t read_register(struct model_card *card, uint32_t offset)
     case REG_SECTXSTAT:
         return get(card, offset) | !!(get(card, REG_SECTXCTRL) & SEC_DISABLE);
     case REG_TFCS:
-        return card->now * 1000 < card->paused_until;
+        return card->now * MODEL_BITS_PER_NS < card->paused_until;
     case REG_RTTBCNRC:
         return card->tx[get(card, REG_RTTDQSEL) % MODEL_NQUEUES].rate;
     case REG_RTTDT1C:
@@ -324,14 +338,18 @@ static void restart_link(struct model_card *card)
         interrupt_other(card, EICR_LSC);
 }
 
+/* FINISH is an interrupt whatever the timer does, and a loop begins anew with it
+ * (8.2.3.5.20). */
 static void write_tcptimer(struct model_card *card, uint32_t value)
 {
+    const uint32_t again = TCPTIMER_FINISH | TCPTIMER_LOOP;
+    bool goes_on = card->tcp_timer && (value & again) == again;
     write_generic(card, REG_TCPTIMER, value);
-    if (value & TCPTIMER_FINISH && card->tcp_timer)
+    if (value & TCPTIMER_FINISH)
         interrupt_other(card, EICR_TCP_TIMER);
     if (!(value & TCPTIMER_ENABLE) || value & TCPTIMER_FINISH)
         card->tcp_timer = 0;
-    if (value & TCPTIMER_KICK && value & TCPTIMER_ENABLE)
+    if ((value & TCPTIMER_KICK || goes_on) && value & TCPTIMER_ENABLE)
         card->tcp_timer =
             time_now(card) + (value & TCPTIMER_DURATION) * 1000000ull + 1;
 }
@@ -342,6 +360,14 @@ static void write_register(struct model_card *card, uint32_t offset, uint32_t va
     if (phy_write(&card->phy, offset, value) || interrupt_write(card, offset, value) ||
         write_queue(card, offset, value))
         return;
+    uint8_t *pending = pending_bits(card, offset);
+    if (pending) {
+        uint32_t bits;
+        memcpy(&bits, pending, sizeof(bits));
+        bits &= ~value;
+        memcpy(pending, &bits, sizeof(bits));
+        return;
+    }
     switch (offset) {
     case REG_CTRL:
         /* GIO_DIS goes with the reset: drivers leave it set beside RST. */
@@ -639,8 +665,10 @@ static void begin_step(struct model_card *card, struct app *app)
 {
     card->armed = 0; /* the timer is not read: the next one set clears it */
     card->now = app->worker->now > card->now ? app->worker->now : card->now;
-    if (unlikely(card->fifo_flush))
+    if (unlikely(card->fifo_flush)) {
+        card->counters[MODEL_DROP_RX_DISABLED] += fifo_waiting(card);
         receive_flush(card, app->worker->freelist);
+    }
     bool up = model_link_is_up(card);
     if (unlikely(up != card->was_up)) {
         card->was_up = up;

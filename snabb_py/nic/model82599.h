@@ -4,6 +4,7 @@
  *     model_phy.c         EEPROM, MDIO, SFP module, semaphores
  *     model_dma.c         the host's memory
  *     model_interrupt.c   causes, masks, moderation, messages
+ *     model_signal.c      the eventfds that messages are
  *     model_receive.c     filters, pools, RSS, FIFO, receive descriptors
  *     model_transmit.c    transmit descriptors, offloads, local switch, pacing
  *
@@ -28,7 +29,9 @@ enum {
     MODEL_MIN_FRAME = 60,        /* without FCS: what the wire is padded to */
     MODEL_FCS = 4,
     MODEL_GAP = 20,              /* preamble and gap, bytes on the wire beside a frame */
-    MODEL_PS_PER_BYTE = 800      /* at 10 Gb/s */
+    /* The wire's time is in bits at 10 Gb/s: an uint64_t lasts for 58 years so, and for
+     * 213 days of uptime in picoseconds. */
+    MODEL_BITS_PER_NS = 10
 };
 
 /* A register of a receive queue: its block moves for queues from 64 on. */
@@ -80,7 +83,7 @@ struct model_tx_queue {
     uint32_t waiting;  /* tail + 1 at which the last frame was not complete */
     uint32_t rate;     /* RTTBCNRC */
     uint32_t weight;   /* RTTDT1C */
-    uint64_t next;     /* ps; not before, by its rate limiter */
+    uint64_t next;     /* bits; not before, by its rate limiter */
     struct model_tx_context contexts[2];
 };
 
@@ -107,6 +110,12 @@ struct model_tally {
     uint64_t all_bytes;
 };
 
+/* What signals eventfds. */
+struct model_signal {
+    uint64_t context; /* of asynchronous I/O, 0: none */
+    int null_fd;
+};
+
 struct model_card {
     /* The lock: tickets, for a thread that waits must get its turn even beside a
      * worker that takes it again at once. */
@@ -130,8 +139,8 @@ struct model_card {
     uint32_t tx_turn; /* whose turn it is */
     struct model_rx_queue rx[MODEL_NQUEUES];
     struct model_tx_queue tx[MODEL_NQUEUES];
-    uint64_t wire_free; /* ps: the last frame is through */
-    uint64_t paused_until; /* ps: by a pause frame */
+    uint64_t wire_free; /* bits: the last frame is through */
+    uint64_t paused_until; /* bits: by a pause frame */
     bool xoff_sent;
     uint64_t xoff_again; /* ns: when the partner's pause would end */
 
@@ -160,6 +169,7 @@ struct model_card {
     uint64_t vector_next[MODEL_NVECTORS]; /* ns: moderated until */
     uint64_t tcp_timer; /* ns: expires; 0: not running */
     int interrupt_fd[3][MODEL_NVECTORS];
+    struct model_signal signal;
 
     /* waking the worker */
     int timer_fd;
@@ -252,7 +262,12 @@ static inline void set_bit(uint64_t *bits, uint32_t n, bool value)
 
 /* ---- model82599.c -------------------------------------------------------- */
 
-enum { CTRL_GIO_DIS = 1 << 2, CONFIG_COMMAND = 0x04, COMMAND_MASTER = 1 << 2 };
+enum {
+    CTRL_GIO_DIS = 1 << 2,
+    CONFIG_COMMAND = 0x04,
+    COMMAND_MASTER = 1 << 2,
+    COMMAND_NO_INTX = 1 << 10
+};
 
 /* The device may read and write the host's memory: bus mastering is on in its
  * configuration space and the driver has not asked for quiet (CTRL.GIO_DIS). */
@@ -260,6 +275,11 @@ static inline bool model_is_master(const struct model_card *card)
 {
     return card->config[CONFIG_COMMAND] & COMMAND_MASTER &&
            !(get(card, REG_CTRL) & CTRL_GIO_DIS);
+}
+
+static inline bool model_has_intx(const struct model_card *card)
+{
+    return !(card->config[CONFIG_COMMAND + 1] & COMMAND_NO_INTX >> 8);
 }
 
 bool model_link_is_up(const struct model_card *card);
@@ -324,6 +344,14 @@ void interrupt_reset(struct model_card *card);
 void interrupt_step(struct model_card *card);
 /* When moderation lets the next one go, ns; UINT64_MAX: none waits. */
 uint64_t interrupt_next(const struct model_card *card);
+
+/* ---- model_signal.c ------------------------------------------------------ */
+
+/* Returns 0 or -errno; signal_close() either way. */
+int signal_open(struct model_signal *signal);
+void signal_close(struct model_signal *signal);
+/* Signal an eventfd; never waits. */
+void signal_send(struct model_signal *signal, int fd);
 
 /* ---- model_receive.c ----------------------------------------------------- */
 

@@ -58,7 +58,7 @@ enum {
     MODEL_INTERRUPTS,
     MODEL_RESETS,
     MODEL_DROP_RX_LINK_DOWN,
-    MODEL_DROP_RX_DISABLED, /* RXCTRL.RXEN is 0, or the bus is not mastered */
+    MODEL_DROP_RX_DISABLED, /* RXCTRL.RXEN is 0; or a reset found them waiting */
     MODEL_DROP_RX_BAD_LENGTH,
     MODEL_DROP_RX_FILTERED,
     MODEL_DROP_RX_FIFO_FULL,

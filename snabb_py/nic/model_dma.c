@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "snabb_py/engine/guard.h"
@@ -124,6 +123,28 @@ static void release_region(const struct model_region *region)
     }
 }
 
+/* Takes regions away, and lets go of the lock: to give thousands of them back to the
+ * system takes longer than a worker can wait (30000: 75 ms). */
+static void remove_regions(struct model_card *card, uint32_t first, uint32_t end)
+{
+    uint32_t n = end - first;
+    struct model_region *gone = n ? malloc(n * sizeof(*gone)) : NULL;
+    for (uint32_t i = 0; i < n; i++)
+        if (gone)
+            gone[i] = card->regions[first + i];
+        else
+            release_region(&card->regions[first + i]);
+    if (n)
+        memmove(&card->regions[first], &card->regions[end],
+                (card->nregions - end) * sizeof(*card->regions));
+    card->nregions -= n;
+    card->recent[0] = card->recent[1] = UINT32_MAX;
+    model_unlock(card);
+    for (uint32_t i = 0; gone && i < n; i++)
+        release_region(&gone[i]);
+    free(gone);
+}
+
 int model_map(struct model_card *card, uint64_t iova, uint64_t size, void *address,
               uint32_t flags)
 {
@@ -145,8 +166,7 @@ int model_map_file(struct model_card *card, uint64_t iova, uint64_t size, int fd
     if (error)
         return error;
     struct stat file;
-    struct statfs system;
-    if (fstat(fd, &file) || fstatfs(fd, &system))
+    if (fstat(fd, &file))
         return -errno;
     /* Behind the end of a file there are no pages, but mmap() does not say so. */
     if (!S_ISREG(file.st_mode) || file.st_size < 0)
@@ -155,16 +175,18 @@ int model_map_file(struct model_card *card, uint64_t iova, uint64_t size, int fd
         return -EFBIG;
     int protection = (flags & MODEL_DMA_READ ? PROT_READ : 0) |
                      (flags & MODEL_DMA_WRITE ? PROT_READ | PROT_WRITE : 0);
-    void *address = mmap(NULL, size, protection, MAP_SHARED | MAP_NORESERVE, fd,
+    /* Whole pages of the file's size: of a huge page no part can be given back. */
+    size_t page = guard_page_size(fd), mapped = (size + page - 1) & ~(page - 1);
+    void *address = mmap(NULL, mapped, protection, MAP_SHARED | MAP_NORESERVE, fd,
                          (off_t)offset);
     if (address == MAP_FAILED)
         return -errno;
-    error = guard_add(address, size, (size_t)system.f_bsize);
+    error = guard_add(address, mapped, page);
     if (!error) {
         struct model_region region = {.iova = iova,
                                       .last = iova + (size - 1),
                                       .address = address,
-                                      .mapped = size,
+                                      .mapped = mapped,
                                       .flags = flags};
         model_lock(card);
         error = insert_region(card, &region);
@@ -173,7 +195,7 @@ int model_map_file(struct model_card *card, uint64_t iova, uint64_t size, int fd
             guard_remove(address);
     }
     if (error)
-        munmap(address, size);
+        munmap(address, mapped);
     return error;
 }
 
@@ -191,24 +213,14 @@ int model_unmap(struct model_card *card, uint64_t iova, uint64_t size)
         model_unlock(card);
         return -EINVAL;
     }
-    for (uint32_t i = first; i < end; i++)
-        release_region(&card->regions[i]);
-    memmove(&card->regions[first], &card->regions[end],
-            (card->nregions - end) * sizeof(*card->regions));
-    card->nregions -= end - first;
-    card->recent[0] = card->recent[1] = UINT32_MAX;
-    model_unlock(card);
+    remove_regions(card, first, end);
     return (int)(end - first);
 }
 
 void model_unmap_all(struct model_card *card)
 {
     model_lock(card);
-    for (uint32_t i = 0; i < card->nregions; i++)
-        release_region(&card->regions[i]);
-    card->nregions = 0;
-    card->recent[0] = card->recent[1] = UINT32_MAX;
-    model_unlock(card);
+    remove_regions(card, 0, card->nregions);
 }
 
 uint32_t model_regions(struct model_card *card)

@@ -6,8 +6,6 @@
  * driver reads or clears is the cause. Messages are sent by the step alone, so that all
  * of a burst's events make one.
  */
-#include <unistd.h>
-
 #include "snabb_py/nic/model82599.h"
 
 enum {
@@ -194,11 +192,9 @@ bool interrupt_write(struct model_card *card, uint32_t offset, uint32_t value)
 static void send_message(struct model_card *card, uint32_t index, uint32_t vector)
 {
     int fd = card->interrupt_fd[index][vector];
-    uint64_t one = 1;
     count(card, MODEL_INTERRUPTS);
-    /* A full eventfd is one that nobody has looked at: nothing is lost. */
-    if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
-        return;
+    if (fd >= 0)
+        signal_send(&card->signal, fd);
 }
 
 /* The interval of EITR: 11:3, in units of 2.048 us (8.2.3.5.12). */
@@ -271,7 +267,7 @@ static bool legacy_ready(const struct model_card *card)
     uint64_t vectors = card->vector_pending;
     uint32_t others = card->other_pending;
     if (!is_msi(card)) {
-        if (card->intx_masked)
+        if (card->intx_masked || !model_has_intx(card))
             return false;
         vectors = card->vector_cause;
         others = card->other_cause;

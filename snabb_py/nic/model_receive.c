@@ -48,6 +48,7 @@ enum {
     RXCSUM_PCSD = 1 << 13,
     SRRCTL_DROP = 1 << 28,
     RXDCTL_VME = 1 << 30,
+    MFLCN_PMCF = 1 << 0,
     MFLCN_DPF = 1 << 1,
     MFLCN_RFCE = 1 << 3,
     FCCFG_TFCE = 1 << 3,
@@ -55,7 +56,7 @@ enum {
     FC_LEVEL = 0x7ffe0,
     EICR_RX_MISS = 1 << 17,
     MAC_CONTROL = 0x8808,
-    QUANTUM_PS = 51200 /* 512 bit times at 10 Gb/s */
+    QUANTUM_BITS = 512
 };
 
 enum { /* advanced write-back, second word (7.1.6.2) */
@@ -88,6 +89,7 @@ struct facts {
     uint32_t status;
     uint32_t hash;
     uint32_t rss_type; /* 0: no hash */
+    uint32_t nwrong;   /* checksums */
     int32_t vlan;      /* tag, -1: none */
 };
 
@@ -391,8 +393,8 @@ static uint64_t pseudo_sum(const uint8_t *frame, const struct wire_ip *ip)
 }
 
 /* TCP and UDP checksums (7.1.11): judged when the datagram is whole. */
-static void check_l4(struct model_card *card, const uint8_t *frame, uint32_t end,
-                     const struct wire_ip *ip, struct facts *facts)
+static void check_l4(const uint8_t *frame, uint32_t end, const struct wire_ip *ip,
+                     struct facts *facts)
 {
     uint32_t n = end - ip->payload;
     facts->status |= STATUS_L4I | (ip->protocol == WIRE_UDP ? STATUS_UDPCS : 0);
@@ -401,7 +403,7 @@ static void check_l4(struct model_card *card, const uint8_t *frame, uint32_t end
                   : checksum_add(sum, frame + ip->payload, n);
     if (checksum_fold(sum) != 0xffff) {
         facts->status |= ERROR_L4;
-        stat_add(card, REG_XEC, 1);
+        facts->nwrong++;
         return;
     }
     /* Erratum 44: a UDP datagram without a checksum is said to be wrong. */
@@ -437,7 +439,7 @@ static void parse(struct model_card *card, const uint8_t *frame, uint32_t length
         facts->status |= STATUS_IPCS;
         if (checksum_fold(checksum_add_small(0, frame + ip.header, size)) != 0xffff) {
             facts->status |= ERROR_IP;
-            stat_add(card, REG_XEC, 1);
+            facts->nwrong++;
         }
     } else if (ethernet.type == WIRE_IPV6) {
         if (!wire_parse_ipv6(frame, length, ethernet.payload, &ip))
@@ -455,7 +457,7 @@ static void parse(struct model_card *card, const uint8_t *frame, uint32_t length
                   (ip.protocol == WIRE_UDP && room >= WIRE_UDP_SIZE);
     if (has_l4) {
         facts->type |= ip.protocol == WIRE_TCP ? TYPE_TCP : TYPE_UDP;
-        check_l4(card, frame, end, &ip, facts);
+        check_l4(frame, end, &ip, facts);
     } else if (ip.protocol == PROTOCOL_SCTP && is_whole) {
         facts->type |= TYPE_SCTP;
     }
@@ -655,6 +657,18 @@ static uint32_t queue_of(const struct model_card *card, uint32_t pool,
     return 0;
 }
 
+/* No filter is the frame's own: a bit of a hash table let it in (PIF, 7.1.6.2). */
+static bool is_inexact(const struct model_card *card, const uint8_t *address)
+{
+    bool exact, is_group = address[0] & 1;
+    if (likely(!hash_match(card, is_group ? REG_MTA : REG_PFUTA, address)) ||
+        get(card, REG_FCTRL) & (is_group ? FCTRL_MPE : FCTRL_UPE) ||
+        is_broadcast(address))
+        return false;
+    exact_pools(card, address, &exact);
+    return !exact;
+}
+
 /* Write a frame to all pools; returns those that it must wait for. */
 static uint64_t deliver(struct model_card *card, const struct packet *packet,
                         uint64_t pools, bool loopback)
@@ -663,6 +677,8 @@ static uint64_t deliver(struct model_card *card, const struct packet *packet,
     if (get(card, REG_SECRXCTRL) & SECRXCTRL_RX_DIS || !model_is_master(card))
         return pools;
     parse(card, packet->data, packet->length, &facts);
+    if (unlikely(is_inexact(card, packet->data)))
+        facts.status |= STATUS_PIF;
     uint64_t left = 0;
     for (; pools; pools &= pools - 1) {
         uint32_t pool = (uint32_t)__builtin_ctzll(pools);
@@ -675,6 +691,8 @@ static uint64_t deliver(struct model_card *card, const struct packet *packet,
             WAITS)
             left |= 1ull << pool;
     }
+    if (unlikely(facts.nwrong) && !left) /* once, however often it was tried */
+        stat_add(card, REG_XEC, facts.nwrong);
     return left;
 }
 
@@ -730,7 +748,8 @@ void receive_flush(struct model_card *card, struct freelist *freelist)
 
 /* ---- arrival ------------------------------------------------------------- */
 
-/* MAC control (802.3 annex 31B): XOFF and XON. True: it ends here. */
+/* MAC control (802.3 annex 31B): XOFF and XON, and what is neither. True: it ends
+ * here. */
 static bool take_pause(struct model_card *card, const struct packet *packet)
 {
     static const uint8_t group[6] = {0x01, 0x80, 0xc2, 0, 0, 0x01};
@@ -738,12 +757,17 @@ static bool take_pause(struct model_card *card, const struct packet *packet)
     if (likely(load_be16(frame + ETHERNET_TYPE) != MAC_CONTROL))
         return false;
     bool own = memcmp(frame, card->mac, 6) == 0;
-    if ((!own && memcmp(frame, group, 6) != 0) || load_be16(frame + 14) != 1)
-        return false;
+    if ((!own && memcmp(frame, group, 6) != 0) || load_be16(frame + 14) != 1) {
+        if (get(card, REG_MFLCN) & MFLCN_PMCF)
+            return false;
+        count(card, MODEL_DROP_RX_FILTERED);
+        return true;
+    }
     uint32_t quanta = load_be16(frame + 16);
     stat_add(card, quanta ? REG_LXOFFRXCNT : REG_LXONRXCNT, 1);
     if (get(card, REG_MFLCN) & MFLCN_RFCE)
-        card->paused_until = card->now * 1000 + (uint64_t)quanta * QUANTUM_PS;
+        card->paused_until =
+            card->now * MODEL_BITS_PER_NS + (uint64_t)quanta * QUANTUM_BITS;
     return get(card, REG_MFLCN) & MFLCN_DPF;
 }
 
@@ -801,8 +825,10 @@ static bool pass_mac(struct model_card *card, struct packet *packet,
     received->all_bytes += packet->length + MODEL_FCS;
     if (unlikely(is_too_long(card, packet))) {
         stat_add(card, REG_ROC, 1);
+        if (get(card, REG_FCTRL) & FCTRL_SBP)
+            return true;
         count(card, MODEL_DROP_RX_BAD_LENGTH);
-        return get(card, REG_FCTRL) & FCTRL_SBP;
+        return false;
     }
     return !take_pause(card, packet);
 }
@@ -913,15 +939,22 @@ uint32_t receive_flow_control(struct model_card *card, struct freelist *freelist
     uint32_t quanta = get(card, REG_FCTTV) & 0xffff;
     bool stop = card->fifo_bytes > (high & FC_LEVEL);
     bool go = card->xoff_sent && card->fifo_bytes <= (low & FC_LEVEL);
-    /* Again before the partner's pause has run out. */
     bool again = card->xoff_sent && !go && card->now >= card->xoff_again;
     if (!(stop && !card->xoff_sent) && !go && !again)
         return 0;
+    struct packet *packet = NULL;
+    if (!go || low & FC_ENABLE) {
+        if (!out || !link_writable(out) || !model_link_is_up(card))
+            return 0;
+        packet = make_pause(card, freelist, go ? 0 : (uint16_t)quanta);
+        if (!packet)
+            return 0;
+    }
+    /* FCRTV: how much before its end a pause is asked for anew (8.2.3.3.6). */
+    uint32_t before = min_u32(get(card, REG_FCRTV), quanta);
     card->xoff_sent = !go;
-    card->xoff_again = card->now + (uint64_t)quanta * QUANTUM_PS / 2000;
-    if ((go && !(low & FC_ENABLE)) || !out || !link_writable(out))
-        return 0;
-    struct packet *packet = make_pause(card, freelist, go ? 0 : (uint16_t)quanta);
+    card->xoff_again =
+        card->now + (uint64_t)(quanta - before) * QUANTUM_BITS / MODEL_BITS_PER_NS;
     if (!packet)
         return 0;
     stat_add(card, go ? REG_LXONTXC : REG_LXOFFTXC, 1);

@@ -64,19 +64,19 @@ static uint32_t pool_of(const struct model_card *card, uint32_t queue)
  * sent in this step may have begun any time since the last one. */
 static void pass_time(struct model_card *card, struct model_tx_queue *tx, uint32_t length)
 {
-    uint64_t earliest = card->last * 1000;
+    uint64_t earliest = card->last * MODEL_BITS_PER_NS;
     if (unlikely(card->unpaced))
         return;
-    uint64_t ps = (uint64_t)(length + MODEL_FCS + MODEL_GAP) * MODEL_PS_PER_BYTE;
-    card->wire_free = (card->wire_free > earliest ? card->wire_free : earliest) + ps;
+    uint64_t bits = (uint64_t)(length + MODEL_FCS + MODEL_GAP) * 8;
+    card->wire_free = (card->wire_free > earliest ? card->wire_free : earliest) + bits;
     if (tx->rate & RATE_ENABLE)
         tx->next = (tx->next > earliest ? tx->next : earliest) +
-                   (ps * (tx->rate & 0xffffff) >> 14);
+                   (bits * (tx->rate & 0xffffff) >> 14);
 }
 
 static bool is_wire_free(const struct model_card *card, const struct model_tx_queue *tx)
 {
-    uint64_t now = card->now * 1000;
+    uint64_t now = card->now * MODEL_BITS_PER_NS;
     return card->wire_free <= now && card->paused_until <= now &&
            (!(tx->rate & RATE_ENABLE) || tx->next <= now);
 }
@@ -193,12 +193,12 @@ static void emit(struct model_card *card, struct freelist *freelist, struct link
     }
     if (likely(wire)) {
         pass_time(card, &card->tx[queue], packet->length);
-        tally_frame(sent, packet->data, packet->length);
         if (unlikely(!model_link_is_up(card)) || !out) {
             count(card, MODEL_DROP_TX_LINK_DOWN);
             packet_free(freelist, packet);
             return;
         }
+        tally_frame(sent, packet->data, packet->length);
         count(card, MODEL_TX_PACKETS);
         card->counters[MODEL_TX_BYTES] += packet->length;
         link_transmit(out, packet);
@@ -660,5 +660,6 @@ uint64_t transmit_next(const struct model_card *card)
         at = tx->rate & RATE_ENABLE && tx->next > at ? tx->next : at;
         next = at < next ? at : next;
     }
-    return next == UINT64_MAX ? next : (next + 999) / 1000;
+    return next == UINT64_MAX ? next
+                              : (next + MODEL_BITS_PER_NS - 1) / MODEL_BITS_PER_NS;
 }

@@ -434,6 +434,15 @@ def test_nobody_takes_the_packets() -> None:
         assert sent == list(range(len(sent)))
 
 
+def test_little_room_holds_nobody_up_who_needs_less() -> None:
+    with Harness(Generator(udp_frames(), rate_pps=1e7)) as h:
+        for _ in range(20):  # 50 packets each
+            h.breathe(5 * US)
+        assert 0 < lib.LINK_CAPACITY - len(h.received()) < lib.WORKER_BURST
+        h.breathe(10 * MS)
+        assert h.counters == {"missed-late": pytest.approx(100_000 - 1000, abs=2)}
+
+
 def test_no_packet_to_send() -> None:
     with Harness(Generator(udp_frames(), rate_pps=1e7), small=256, large=0) as h:
         for _ in range(1000):
@@ -705,6 +714,7 @@ def test_foreign_frames() -> None:
         bytes.fromhex("ffffffffffff 020000000001 0806") + bytes(46),
         bytes(12) + bytes.fromhex("81000001") * 9 + bytes(40) + stamp(0),
         bytes(12) + bytes.fromhex("8100"),
+        bytes(14) + stamp(0),  # shorter than any with a stamp
     ]
     assert check(frames) == ({}, {"foreign": len(frames)})
     assert check(frames, verify=True) == ({}, {"foreign": len(frames)})
@@ -764,6 +774,7 @@ def test_fragments_are_not_judged() -> None:
     for packet in (
         Ether(**MAC) / IP(flags="MF") / data,
         Ether(**MAC) / IP(frag=3, proto=17) / Raw(bytes(100)),
+        Ether(**MAC) / IP(flags="MF") / IP(chksum=1) / data,
         Ether(**MAC) / IPv6() / IPv6ExtHdrFragment(m=1) / data,
         Ether(**MAC) / IPv6() / IPv6ExtHdrFragment(offset=9, nh=17) / Raw(bytes(100)),
     ):
@@ -780,6 +791,7 @@ def test_fragments_are_not_judged() -> None:
         (IP(proto=17) / Raw(bytes(7)), "l4"),
         (IP(proto=6) / Raw(bytes(19)), "l4"),
         (IP(proto=1) / Raw(bytes(3)), "l4"),
+        (IP(proto=1) / Raw(bytes(8)), "l4"),  # a sum of nothing but zeros
         (IP(proto=50) / Raw(bytes(3)), ""),
         (IP(len=19) / UDP(), ""),  # nothing that could be judged
         (IP(len=1000) / UDP(chksum=1), ""),
@@ -800,6 +812,20 @@ def test_udp_may_be_shorter_than_its_packet() -> None:
     udp = bytes(Ether(**MAC) / IP(src="1.1.1.1", dst="2.2.2.2") / UDP() / Raw(b"abcd"))
     longer = IP(src="1.1.1.1", dst="2.2.2.2", proto=17) / Raw(udp[34:] + b"more")
     assert judged(bytes(Ether(**MAC) / longer)) == ""
+
+
+def test_a_right_sum_over_what_is_not_there() -> None:
+    # The checksum would be right if the padding behind the packet belonged to it, and
+    # where the header that it is a field of is cut off.
+    udp = bytes(IP(src="1.1.1.1", dst="2.2.2.2") / UDP() / Raw(b"abcd"))
+    assert judged(bytes(Ether(**MAC, type=0x0800) / Raw(udp))) == ""
+    short = IP(src="1.1.1.1", dst="2.2.2.2", proto=17) / Raw(udp[20:-4])
+    assert judged(bytes(Ether(**MAC) / short) + b"abcd") == "l4"
+    pseudo = bytes([1, 1, 1, 1, 2, 2, 2, 2, 0, 6, 0, 18])
+    tcp = bytes(16) + (0xFFFF - total(pseudo)).to_bytes(2, "big")
+    assert total(pseudo + tcp) == 0xFFFF
+    cut = IP(src="1.1.1.1", dst="2.2.2.2", proto=6) / Raw(tcp)
+    assert judged(bytes(Ether(**MAC) / cut)) == "l4"
 
 
 # ---- Checker: hostile frames -------------------------------------------------

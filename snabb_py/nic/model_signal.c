@@ -1,0 +1,55 @@
+/* Signals to eventfds that a stranger shares with us.
+ *
+ * He may fill one and make it one that blocks at any moment, also between our looking
+ * and our writing, and write() would then wait for him, with the card's lock. A request
+ * of asynchronous I/O signals an eventfd when it is done, and that never waits, nor does
+ * anything to other files (io_submit(2), IOCB_FLAG_RESFD). The request is a read of
+ * nothing, done before io_submit() returns: 1.2 us, where write() takes 0.4.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "snabb_py/nic/model82599.h"
+
+enum { EVENTS = 32 }; /* that are left lying until there is no room */
+
+int signal_open(struct model_signal *signal)
+{
+    aio_context_t context = 0;
+    signal->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (signal->null_fd < 0)
+        return -errno;
+    if (syscall(SYS_io_setup, EVENTS, &context))
+        return -errno;
+    signal->context = context;
+    return 0;
+}
+
+void signal_close(struct model_signal *signal)
+{
+    if (signal->context)
+        syscall(SYS_io_destroy, signal->context);
+    if (signal->null_fd >= 0)
+        close(signal->null_fd);
+}
+
+void signal_send(struct model_signal *signal, int fd)
+{
+    struct iocb request = {.aio_lio_opcode = IOCB_CMD_PREAD,
+                           .aio_fildes = (uint32_t)signal->null_fd,
+                           .aio_flags = IOCB_FLAG_RESFD,
+                           .aio_resfd = (uint32_t)fd};
+    struct iocb *requests[] = {&request};
+    struct io_event events[EVENTS];
+    /* An eventfd that is full is one that nobody has looked at: nothing is lost. What is
+     * none is refused (EINVAL). */
+    while (syscall(SYS_io_submit, signal->context, 1, requests) < 0 && errno == EAGAIN)
+        if (syscall(SYS_io_getevents, signal->context, 0, EVENTS, events, NULL) <= 0)
+            return;
+}
