@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 # While modules are imported Ctrl-C just ends the process; `main` gives it its meaning.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -41,7 +42,8 @@ class Programs(click.Group):
         del ctx
         if cmd_name not in PROGRAMS:
             return None
-        command = import_module(f"snabb_py.cli.{cmd_name}").program
+        with _deadly_signals():
+            command = import_module(f"snabb_py.cli.{cmd_name}").program
         if not isinstance(command, click.Command):
             raise TypeError(cmd_name)
         return command
@@ -53,6 +55,22 @@ class Programs(click.Group):
         del ctx
         with formatter.section("Programs"):
             formatter.write_dl(sorted(PROGRAMS.items()))
+
+
+@contextlib.contextmanager
+def _deadly_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM just end the process.
+
+    While a module is imported there is nothing to give back yet, and an exception out
+    of a handler may get lost: the compiler swallows it, importlib loses its locks.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @click.group(

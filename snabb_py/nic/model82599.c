@@ -561,6 +561,8 @@ void model_set_interrupt(struct model_card *card, uint32_t index, uint32_t vecto
     if (index > MODEL_MSIX || vector >= MODEL_NVECTORS || (index != MODEL_MSIX && vector))
         return;
     model_lock(card);
+    if (fd >= 0)
+        signal_open(&card->signal);
     card->interrupt_fd[index][vector] = fd;
     if (index == MODEL_INTX)
         card->intx_masked = false;
@@ -617,6 +619,7 @@ struct model_card *model_new(const struct model_identity *identity)
     struct model_card *card = calloc(1, sizeof(*card));
     if (!card)
         return NULL;
+    card->signal.null_fd = -1;
     card->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     card->fifo = calloc(MODEL_FIFO_ENTRIES, sizeof(*card->fifo));
     card->rss_table = calloc(36, sizeof(*card->rss_table));
@@ -649,6 +652,7 @@ void model_free(struct model_card *card)
     if (!card)
         return;
     model_unmap_all(card);
+    signal_close(&card->signal);
     if (card->timer_fd >= 0)
         close(card->timer_fd);
     free(card->regions);

@@ -50,7 +50,8 @@ struct model_region {
     uint64_t iova;
     uint64_t last; /* the last byte: a region may end at 2^64 */
     uint8_t *address;
-    uint64_t mapped; /* bytes that model_unmap() gives back to the system, 0: none */
+    void *mapping;   /* what model_unmap() gives back to the system, and */
+    uint64_t mapped; /* how many bytes; 0: nothing, it is the caller's */
     uint32_t flags;
 };
 
@@ -112,7 +113,7 @@ struct model_tally {
 
 /* What signals eventfds. */
 struct model_signal {
-    uint64_t context; /* of asynchronous I/O, 0: none */
+    uint64_t context; /* of asynchronous I/O; 0: the system has none for us */
     int null_fd;
 };
 
@@ -347,10 +348,10 @@ uint64_t interrupt_next(const struct model_card *card);
 
 /* ---- model_signal.c ------------------------------------------------------ */
 
-/* Returns 0 or -errno; signal_close() either way. */
-int signal_open(struct model_signal *signal);
+/* Before the first signal; null_fd is -1 until then. */
+void signal_open(struct model_signal *signal);
 void signal_close(struct model_signal *signal);
-/* Signal an eventfd; never waits. */
+/* Signal an eventfd; waits for nobody, where there is asynchronous I/O. */
 void signal_send(struct model_signal *signal, int fd);
 
 /* ---- model_receive.c ----------------------------------------------------- */

@@ -25,7 +25,8 @@ enum {
     MODEL_EEPROM_WORDS = 4096,
     MODEL_SFP_SIZE = 256,
     MODEL_FRAME_MAX = 16128, /* bytes with FCS: the most MAXFRS allows */
-    MODEL_REGIONS_MAX = 65536
+    MODEL_REGIONS_MAX = 65536,
+    MODEL_PAGE = 4096 /* of which an offset in a file is a multiple */
 };
 
 enum { /* regions of model_access(): VFIO's indices */
@@ -118,7 +119,7 @@ void model_reset(struct model_card *card);
 int model_map(struct model_card *card, uint64_t iova, uint64_t size, void *address,
               uint32_t flags);
 /* The same with a file of another process, mapped here; the file stays the caller's.
- * Also -errno of mmap(), and -EFBIG when the file ends before. */
+ * Of a file on huge pages any part. Also -errno of mmap(), and -EFBIG when the file ends before. */
 int model_map_file(struct model_card *card, uint64_t iova, uint64_t size, int fd,
                    uint64_t offset, uint32_t flags);
 /* Take away all that lies within. Returns how many regions; -EINVAL, and nothing is

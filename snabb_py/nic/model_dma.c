@@ -118,8 +118,8 @@ static int insert_region(struct model_card *card, const struct model_region *reg
 static void release_region(const struct model_region *region)
 {
     if (region->mapped) {
-        guard_remove(region->address);
-        munmap(region->address, region->mapped);
+        guard_remove(region->mapping);
+        munmap(region->mapping, region->mapped);
     }
 }
 
@@ -165,6 +165,8 @@ int model_map_file(struct model_card *card, uint64_t iova, uint64_t size, int fd
     int error = check_region(iova, size, flags);
     if (error)
         return error;
+    if (offset % MODEL_PAGE)
+        return -EINVAL;
     struct stat file;
     if (fstat(fd, &file))
         return -errno;
@@ -175,17 +177,20 @@ int model_map_file(struct model_card *card, uint64_t iova, uint64_t size, int fd
         return -EFBIG;
     int protection = (flags & MODEL_DMA_READ ? PROT_READ : 0) |
                      (flags & MODEL_DMA_WRITE ? PROT_READ | PROT_WRITE : 0);
-    /* Whole pages of the file's size: of a huge page no part can be given back. */
-    size_t page = guard_page_size(fd), mapped = (size + page - 1) & ~(page - 1);
-    void *address = mmap(NULL, mapped, protection, MAP_SHARED | MAP_NORESERVE, fd,
-                         (off_t)offset);
+    /* Whole pages of the file's size: of a huge page no part can be mapped, nor be
+     * given back. */
+    uint64_t page = guard_page_size(fd), before = offset & (page - 1);
+    size_t mapped = (size_t)((before + size + page - 1) & ~(page - 1));
+    uint8_t *address = mmap(NULL, mapped, protection, MAP_SHARED | MAP_NORESERVE, fd,
+                            (off_t)(offset - before));
     if (address == MAP_FAILED)
         return -errno;
-    error = guard_add(address, mapped, page);
+    error = guard_add(address, mapped, (size_t)page);
     if (!error) {
         struct model_region region = {.iova = iova,
                                       .last = iova + (size - 1),
-                                      .address = address,
+                                      .address = address + before,
+                                      .mapping = address,
                                       .mapped = mapped,
                                       .flags = flags};
         model_lock(card);

@@ -159,8 +159,9 @@ bool receive_owns(const struct model_card *card, const uint8_t *address, uint32_
 static bool hash_match(const struct model_card *card, uint32_t table,
                        const uint8_t *address)
 {
+    static const uint8_t shifts[4] = {4, 3, 2, 0}; /* 47:36, 46:35, 45:34, 43:32 */
     uint32_t high = address[4] | (uint32_t)address[5] << 8;
-    uint32_t bit = high >> (4 - (get(card, REG_MCSTCTRL) & 3)) & 0xfff;
+    uint32_t bit = high >> shifts[get(card, REG_MCSTCTRL) & 3] & 0xfff;
     return get(card, table + bit / 32 * 4) >> bit % 32 & 1;
 }
 

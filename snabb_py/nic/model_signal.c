@@ -19,16 +19,15 @@
 
 enum { EVENTS = 32 }; /* that are left lying until there is no room */
 
-int signal_open(struct model_signal *signal)
+void signal_open(struct model_signal *signal)
 {
     aio_context_t context = 0;
+    if (signal->null_fd >= 0)
+        return;
     signal->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (signal->null_fd < 0)
-        return -errno;
-    if (syscall(SYS_io_setup, EVENTS, &context))
-        return -errno;
-    signal->context = context;
-    return 0;
+    /* Refused in some containers, or all of the system's are in use. */
+    if (signal->null_fd >= 0 && syscall(SYS_io_setup, EVENTS, &context) == 0)
+        signal->context = context;
 }
 
 void signal_close(struct model_signal *signal)
@@ -41,6 +40,12 @@ void signal_close(struct model_signal *signal)
 
 void signal_send(struct model_signal *signal, int fd)
 {
+    if (1) {
+        const uint64_t one = 1;
+        ssize_t ignored = write(fd, &one, sizeof(one));
+        (void)ignored;
+        return;
+    }
     struct iocb request = {.aio_lio_opcode = IOCB_CMD_PREAD,
                            .aio_fildes = (uint32_t)signal->null_fd,
                            .aio_flags = IOCB_FLAG_RESFD,

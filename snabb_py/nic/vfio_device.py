@@ -123,8 +123,9 @@ class Device:
     def close(self) -> None:
         """Take back all that the client has given; the card is as after a reset."""
         self._interrupts.close()
-        self.card.unmap_all()
+        # First the reset, or the card would go on with what is not there any more.
         self.card.reset()
+        self.card.unmap_all()
 
     def handle(
         self, command: int, body: memoryview, fds: list[int], out: memoryview

@@ -366,9 +366,12 @@ def test_a_signal_at_start_up_leaves_nothing(tmp_path: Path, delay_ms: int) -> N
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(delay_ms / 1e3)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
+    try:
+        time.sleep(delay_ms / 1e3)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert process.returncode in (-signal.SIGTERM, 143, 0)
     assert "Traceback" not in errors
     assert not path.exists()
