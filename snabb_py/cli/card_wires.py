@@ -1,7 +1,8 @@
 """What the cables of software cards lead to: words made into apps.
 
-null, sink         gives nothing, swallows everything
-gen[,OPTION]...    a generator of frames for the card, a checker of what comes back
+null               gives nothing, swallows everything
+sink               gives nothing, checks the numbers and checksums of what comes
+gen[,OPTION]...    a generator of frames for the card, and a sink of what comes back
 cable              joins two cards to each other
 raw:, tap:, pcap:  see `interfaces`
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snabb_py.apps.traffic import Checker, Generator, udp_frames
+from snabb_py.apps.traffic import IMIX, Checker, Generator, udp_frames
 from snabb_py.cli.interfaces import attach
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError
@@ -21,7 +22,7 @@ from snabb_py.nic.vfio_user import Server
 
 #: Wires that several cards can have, each its own.
 SHARED = ("null", "sink", "gen")
-GENERATOR = "gen[,rate=PPS|Gbps][,size=N][,flows=N]"
+GENERATOR = "gen[,rate=PPS|Gbps][,size=N|N+N...|imix][,flows=N][,vlan=N][,ip=4|6]"
 RATE = re.compile(r"([0-9.]+(?:e[0-9]+)?)((?:[kM]?pps)?|Gbps)")
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
 
@@ -86,9 +87,10 @@ def join(config: Config, ports: Sequence[Port]) -> None:
         name = f"wire{i}"
         if port.wire.partition(",")[0] == "gen":
             _attach_generator(config, name, port, stream=i)
+        elif port.wire == "sink":
+            _attach_checker(config, name, port)
         else:
-            word = "null" if port.wire == "sink" else port.wire
-            interface = attach(config, name, word)
+            interface = attach(config, name, port.wire)
             port.needs_large = interface.needs_large
             config.link(f"{port.name}.tx -> {interface.transmit}")
             if interface.receive:
@@ -102,25 +104,48 @@ def _attach_generator(config: Config, name: str, port: Port, stream: int) -> Non
     Raises:
         ConfigError: the word's options are wrong.
     """
-    options = {"rate": "1e5", "size": "64", "flows": "16"}
+    options = {"rate": "1e5", "size": "", "flows": "16", "vlan": "", "ip": "4"}
     for option in port.wire.split(",")[1:]:
         key, _, value = option.partition("=")
         if key not in options:
             raise ConfigError(f'wire "{port.wire}": expected {GENERATOR}')
         options[key] = value
     try:
+        if options["ip"] not in ("4", "6"):
+            raise ConfigError(f'ip: "{options["ip"]}" is neither 4 nor 6')
         frames = udp_frames(
-            int(options["size"]),
+            parse_sizes(options["size"]),
             flows=int(options["flows"]),
+            vlan=int(options["vlan"]) if options["vlan"] else None,
+            ipv6=options["ip"] == "6",
             dst_mac=port.card.mac.hex(":"),
+            # of a mix the shortest are made as long as an IPv6 frame or a tag needs
+            grow=options["size"] == "imix",
         )
         rate = parse_rate(options["rate"])
     except (ConfigError, ValueError) as error:
         raise ConfigError(f'wire "{port.wire}": {error}') from None
     config.app(f"{name}-in", Generator, frames=frames, stream=stream, **rate)
-    config.app(f"{name}-out", Checker, verify=True)
     config.link(f"{name}-in.tx -> {port.name}.rx")
+    _attach_checker(config, name, port)
+
+
+def _attach_checker(config: Config, name: str, port: Port) -> None:
+    config.app(f"{name}-out", Checker, verify=True)
     config.link(f"{port.name}.tx -> {name}-out.rx")
+
+
+def parse_sizes(text: str) -> tuple[int, ...] | None:
+    """Return the sizes of frames in their order: "64", "64+1518", "imix".
+
+    "": None, the smallest that there can be.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if not text:
+        return None
+    return IMIX if text == "imix" else tuple(int(size) for size in text.split("+"))
 
 
 def parse_rate(text: str) -> dict[str, Any]:

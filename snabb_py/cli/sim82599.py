@@ -114,16 +114,18 @@ def program(  # noqa: PLR0913 - the options of a program
 
     \b
     A wire is one of
-      null, sink               gives nothing, swallows everything; the default
-      gen[,OPTION]...          makes frames for the card, checks what comes back
+      null                     gives nothing, swallows everything; the default
+      sink                     checks numbers and checksums of what comes
+      gen[,OPTION]...          makes frames for the card, and is a sink
       cable                    joins two cards to each other
       raw:IFNAME               a network interface of the kernel
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
 
-    Options of gen: rate=100kpps or rate=1.5Gbps (1e5 packets a second), size=N (64,
-    with FCS), flows=N (16). The frames are UDP to the card's address, numbered: of
-    those that the guest sends back, what is lost, late or damaged is counted.
+    Options of gen: rate=100kpps or rate=1.5Gbps (1e5 packets a second), size=N with
+    FCS (the smallest; 64+1518: in turns; imix), flows=N (16), vlan=N, ip=6. The
+    frames are UDP to the card's address, numbered: of those that the guest sends
+    back, what is lost, late or damaged is counted.
 
     A socket serves one virtual machine at a time; when it goes, the card is reset and
     waits for the next. Memory that a guest's driver did not give to the card is out of
