@@ -32,7 +32,7 @@ def generated(wire: str) -> list[bytes]:
         ("gen,flows=1", [60]),
         ("gen,flows=1,size=1518", [1514]),
         ("gen,flows=2,size=64+1518", [60, 60, 1514, 1514]),
-        ("gen,flows=1,vlan=7", [64]),
+        ("gen,flows=1,vlan=7", [62]),
         ("gen,flows=1,ip=6", [78]),
     ],
 )
