@@ -434,6 +434,15 @@ class Episode:
         assert lib.engine_app_held(host.wire.struct) == 0, "held after a reset"
         self.check_is_well()
         self.check_memory()
+        self.check_packets()
+
+    def check_packets(self) -> None:
+        """Nothing was written across the border of a packet's slot to the next."""
+        self.take_all()
+        assert len(self.taken) == self.host.wire.pool.total, "packets are missing"
+        for packet in self.taken:
+            assert packet.iova == int(ffi.cast("uintptr_t", packet))
+        self.give_back()
 
     def check_is_well(self) -> None:
         """Packets go both ways."""
@@ -448,6 +457,12 @@ class Episode:
         assert rx.frames() == [frame], "a card that was reset does not receive"
         tx.send([frame])
         assert host.sent() == [frame], "a card that was reset does not send"
+
+    def take_all(self) -> None:
+        """Take all packets away that there are."""
+        for size in (60, 16000):
+            while packet := lib.engine_packet_alloc(self.host.wire.freelist, size):
+                self.taken.append(packet)
 
     def give_back(self) -> None:
         """Free the packets that were kept away from the card."""
@@ -574,9 +589,14 @@ class Episode:
         return parts
 
     def order_length(self, rng: random.Random) -> list[tuple[int, int]]:
+        """Lengths at the borders, of packets and of their slots too."""
         n = rng.choice((0, 1, 13, 14, 16, 17, 16124, 16125, 16128, 16384, 65535))
-        at = self.host.any_address(rng, n or 1)
-        return [(at, DATA | IFCS | EOP | RS | n)]
+        if rng.random() < 0.5:
+            n = lib.PACKET_SMALL_SIZE - rng.choice((0, 1, 4, 8, rng.randrange(700)))
+        at = IOVA if rng.random() < 0.6 else self.host.any_address(rng, n or 1)
+        flags = DATA | IFCS | EOP | RS | rng.choice((0, VLE, IXSM, IXSM | TXSM, TXSM))
+        before = self.order_context(rng) if rng.random() < 0.5 else []
+        return [*before, (at, flags | n)]
 
     def order_legacy(self, rng: random.Random) -> list[tuple[int, int]]:
         frame = frame_of(rng, self.host.card.mac)
@@ -870,9 +890,7 @@ class Episode:
         if self.taken or rng.random() < 0.3:
             self.give_back()
             return
-        for size in (60, 16000):
-            while packet := lib.engine_packet_alloc(self.host.wire.freelist, size):
-                self.taken.append(packet)
+        self.take_all()
         for _ in range(rng.choice((0, 1, 20))):
             lib.engine_packet_free(self.host.wire.freelist, self.taken.pop())
 

@@ -118,11 +118,13 @@ class ReceiveQueue:
         self.buffers = [host.allocate(size) for _ in range(n)]
         self.next = 0
         self.tail = 0
+        host.set("RXDCTL", 0, number)
         host.set("RDBAL", self.ring & 0xFFFFFFFF, number)
         host.set("RDBAH", self.ring >> 32, number)
         host.set("RDLEN", 16 * n, number)
         host.set("SRRCTL", size // 1024 | kind << 25 | drop << 28, number)
         host.set("RDH", 0, number)
+        host.set("RDT", 0, number)
         host.set("RXDCTL", 1 << 25 | strip << 30, number)
         if post:
             self.post(n - 1)
@@ -183,10 +185,12 @@ class TransmitQueue:
         self.ring = host.allocate(16 * n)
         self.buffers: dict[int, tuple[int, int]] = {}
         self.tail = 0
+        host.set("TXDCTL", 0, number)
         host.set("TDBAL", self.ring & 0xFFFFFFFF, number)
         host.set("TDBAH", self.ring >> 32, number)
         host.set("TDLEN", 16 * n, number)
         host.set("TDH", 0, number)
+        host.set("TDT", 0, number)
         host.set("TXDCTL", 1 << 25, number)
 
     def put(self, low: int, high: int) -> None:
