@@ -5,8 +5,8 @@
 The server is the real one, and so is the worker that steps the card, with a source
 and a sink at its wire. The client is this thread; another writes to registers
 meanwhile, and now and then a client that is a process of its own is killed in the
-middle of its work. As in `tests.card_fuzzer`, each action has a generator of its own; unlike there, threads
-see to it that an episode does not do the very same again.
+middle of its work. As in `tests.card_fuzzer`, each action has a generator of its own;
+unlike there, threads see to it that an episode does not do the very same again.
 """
 
 import array

@@ -24,6 +24,7 @@ from snabb_py.nic.vfio_user import Server
 SHARED = ("null", "sink", "gen")
 GENERATOR = "gen[,rate=PPS|Gbps][,size=N|N+N...|imix][,flows=N][,vlan=N][,ip=4|6]"
 RATE = re.compile(r"([0-9.]+(?:e[0-9]+)?)((?:[kM]?pps)?|Gbps)")
+IP_VERSIONS = {"4": False, "6": True}
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
 
 
@@ -111,18 +112,20 @@ def _attach_generator(config: Config, name: str, port: Port, stream: int) -> Non
             raise ConfigError(f'wire "{port.wire}": expected {GENERATOR}')
         options[key] = value
     try:
-        if options["ip"] not in ("4", "6"):
-            raise ConfigError(f'ip: "{options["ip"]}" is neither 4 nor 6')
         frames = udp_frames(
             parse_sizes(options["size"]),
             flows=int(options["flows"]),
             vlan=int(options["vlan"]) if options["vlan"] else None,
-            ipv6=options["ip"] == "6",
+            ipv6=IP_VERSIONS[options["ip"]],
             dst_mac=port.card.mac.hex(":"),
             # of a mix the shortest are made as long as an IPv6 frame or a tag needs
             grow=options["size"] == "imix",
         )
         rate = parse_rate(options["rate"])
+    except KeyError as error:
+        raise ConfigError(
+            f'wire "{port.wire}": ip: {error} is neither 4 nor 6'
+        ) from None
     except (ConfigError, ValueError) as error:
         raise ConfigError(f'wire "{port.wire}": {error}') from None
     config.app(f"{name}-in", Generator, frames=frames, stream=stream, **rate)
