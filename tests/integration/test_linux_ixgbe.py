@@ -226,12 +226,23 @@ def test_iperf(linux: Linux, way: list[str]) -> None:
 
 @EVERY
 def test_the_drivers_own_test_passes(linux: Linux) -> None:
-    said = linux.run(f"ethtool -t {linux.name} offline", timeout=90)
-    assert "PASS" in said
-    results = dict(re.findall(r"^(\w+) test .*\s(\d+)$", said, re.MULTILINE))
-    assert results == dict.fromkeys(
+    """Of registers, EEPROM, interrupts, of frames that the card sends to itself."""
+
+    def test() -> dict[str, str]:
+        said = linux.guest.call(f"ethtool -t {linux.name} offline", timeout=90).stdout
+        return dict(re.findall(r"^(\w+) test .*\s(\d+)$", said, re.MULTILINE))
+
+    expected = dict.fromkeys(
         ("Register", "Eeprom", "Interrupt", "Loopback", "Link"), "0"
     )
+    results = test()
+    for _ in range(3):
+        if results != expected | {"Interrupt": "4"}:
+            break
+        # The driver gives an interrupt 10 ms to come. From the card to the guest it
+        # waits for a CPU several times, on a busy machine for longer than that.
+        results = test()
+    assert results == expected
     linux.up()
     linux.ping(100)
 
