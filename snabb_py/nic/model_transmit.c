@@ -618,15 +618,18 @@ static uint32_t busy_queues(const struct model_card *card, uint32_t *queues)
 uint32_t transmit_step(struct model_card *card, struct freelist *freelist,
                        struct link *out, struct model_tally *sent)
 {
-    enum { QUANTUM = 32, MOST = 1024 };
+    enum { MANY = 32, MOST = 1024 };
     uint32_t queues[2 * MODEL_NQUEUES];
     if (unlikely(!can_transmit(card)))
         return 0;
     uint32_t n = busy_queues(card, queues), done = 0, before;
+    /* Frame by frame where queues share the wire: the end of a step cuts no turn short,
+     * and a slowed queue finds its turn when its time has come. */
+    uint32_t turn = n > 1 && !card->unpaced ? 1 : MANY;
     do {
         before = done;
         for (uint32_t i = 0; i < n; i++) {
-            uint32_t served = serve(card, freelist, out, queues[i], QUANTUM, sent);
+            uint32_t served = serve(card, freelist, out, queues[i], turn, sent);
             if (served)
                 card->tx_turn = queues[i] + 1;
             done += served;
