@@ -11,9 +11,11 @@
 
 enum {
     NONE = 0, /* chains hold index + 1 */
-    /* After so many pages one by one the range is replaced as a whole: every page may
-     * cost a mapping, and the process has but 65530 (vm.max_map_count). */
-    PAGES_MAX = 64
+    /* After so many pages one by one the range is replaced as a whole, and every range
+     * after so many of all ranges: a page may cost two mappings, and the process has but
+     * 65530 (vm.max_map_count), most of which a client may have taken. */
+    PAGES_MAX = 64,
+    ALL_PAGES_MAX = 4096
 };
 
 struct range {
@@ -24,6 +26,7 @@ struct range {
     uintptr_t start, end;
     size_t page_size;
     uint64_t hits;
+    uint64_t pages; /* replaced one by one */
 };
 
 /* All of it zero pages until it is used. */
@@ -34,6 +37,7 @@ static struct {
     uint32_t unused;  /* ranges that were removed */
     uint32_t nranges; /* those below have been used; only grows */
     uint64_t total;
+    uint64_t pages; /* of all ranges that there are */
     int is_installed;
     struct sigaction previous;
 } guard = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -63,6 +67,8 @@ static void change(struct range *range, uintptr_t start, uintptr_t end,
     __atomic_store_n(&range->end, end, __ATOMIC_RELAXED);
     __atomic_store_n(&range->page_size, page_size, __ATOMIC_RELAXED);
     __atomic_store_n(&range->hits, 0, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&guard.pages, range->pages, __ATOMIC_RELAXED);
+    __atomic_store_n(&range->pages, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&range->sequence, range->sequence + 1, __ATOMIC_RELEASE);
 }
 
@@ -91,8 +97,13 @@ static int heal(uintptr_t address)
             continue;
         uint64_t hits = __atomic_add_fetch(&range->hits, 1, __ATOMIC_RELAXED);
         __atomic_add_fetch(&guard.total, 1, __ATOMIC_RELAXED);
-        if (hits <= PAGES_MAX && replace(address & ~(page_size - 1), page_size))
-            return 1;
+        if (hits <= PAGES_MAX &&
+            __atomic_load_n(&guard.pages, __ATOMIC_RELAXED) < ALL_PAGES_MAX) {
+            __atomic_add_fetch(&range->pages, 1, __ATOMIC_RELAXED);
+            __atomic_add_fetch(&guard.pages, 1, __ATOMIC_RELAXED);
+            if (replace(address & ~(page_size - 1), page_size))
+                return 1;
+        }
         return replace(start, end - start);
     }
     return 0;

@@ -556,9 +556,14 @@ void model_reset(struct model_card *card)
     model_unlock(card);
 }
 
+static bool is_interrupt(uint32_t index, uint32_t vector)
+{
+    return index <= MODEL_MSIX && vector < (index == MODEL_MSIX ? MODEL_NVECTORS : 1);
+}
+
 void model_set_interrupt(struct model_card *card, uint32_t index, uint32_t vector, int fd)
 {
-    if (index > MODEL_MSIX || vector >= MODEL_NVECTORS || (index != MODEL_MSIX && vector))
+    if (!is_interrupt(index, vector))
         return;
     model_lock(card);
     if (fd >= 0)
@@ -567,6 +572,16 @@ void model_set_interrupt(struct model_card *card, uint32_t index, uint32_t vecto
     if (index == MODEL_INTX)
         card->intx_masked = false;
     ring(card);
+    model_unlock(card);
+}
+
+void model_trigger(struct model_card *card, uint32_t index, uint32_t vector)
+{
+    if (!is_interrupt(index, vector))
+        return;
+    model_lock(card);
+    if (card->interrupt_fd[index][vector] >= 0)
+        signal_send(&card->signal, card->interrupt_fd[index][vector]);
     model_unlock(card);
 }
 

@@ -131,6 +131,8 @@ uint32_t model_regions(struct model_card *card);
 /* The eventfd of an interrupt, the caller's; -1: none. Out of range: ignored. */
 void model_set_interrupt(struct model_card *card, uint32_t index, uint32_t vector,
                          int fd);
+/* Signal an interrupt's eventfd, whatever the card has to say. Never waits. */
+void model_trigger(struct model_card *card, uint32_t index, uint32_t vector);
 /* INTx was taken: it may come again while its cause lasts. */
 void model_unmask_intx(struct model_card *card);
 /* The cable is in (1) or out (0). */

@@ -6,7 +6,6 @@ masked, too, and there may be an eventfd by which KVM says that it was taken.
 Source: vfio-user protocol specification, VFIO_USER_DEVICE_SET_IRQS; linux/vfio.h.
 """
 
-import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +32,9 @@ class InterruptCard(Protocol):
 
     def set_interrupt(self, index: int, vector: int, fd: int) -> None:
         """Say which eventfd, the caller's, an interrupt signals; -1: none."""
+
+    def trigger(self, index: int, vector: int) -> None:
+        """Signal the eventfd now. The client shares it: this must not wait for him."""
 
     def unmask_intx(self) -> None:
         """The interrupt was taken; it may come again while its cause lasts."""
@@ -170,11 +172,7 @@ class Interrupts:
 
     def _trigger(self, index: int, vectors: Iterable[int]) -> None:
         for vector in vectors:
-            fd = self._eventfds.get((index, vector), -1)
-            if fd >= 0:
-                make_harmless(fd)
-                with contextlib.suppress(OSError):  # full: it is signalled as it is
-                    os.eventfd_write(fd, 1)
+            self._card.trigger(index, vector)
 
     def _mask_intx(self, *, masked: bool) -> None:
         fd = self._eventfds.get((Irq.INTX, 0), -1)

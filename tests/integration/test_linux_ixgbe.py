@@ -69,6 +69,9 @@ FOREIGN = bytes.fromhex("020000000077")
 SIZES = (60, 61, 123, 124, 251, 252, 507, 508, 1019, 1020, 1514)
 RANGES = ("64", "127", "255", "511", "1023", "1522")
 
+#: The virtual environment may lie in /tmp, and the guest's /tmp is its own.
+PYTHON = Path(sys.executable).resolve()
+
 SEND = """
 import socket, sys
 out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -359,7 +362,7 @@ def test_sent_frames_are_counted(linux: Linux, tmp_path: Path) -> None:
 
     def send() -> None:
         # On one CPU, by one queue: in this order.
-        send = f"{sys.executable} -c '{SEND}' {linux.name} {stream}"
+        send = f"{PYTHON} -c '{SEND}' {linux.name} {stream}"
         linux.run(f"taskset -c 0 {send}")
 
     before = registers(linux)
@@ -621,7 +624,7 @@ def test_datagrams_segmented_by_the_card(linux: Linux, tmp_path: Path) -> None:
     from scapy.layers.l2 import Ether
 
     udp = ("ether", "src", linux.mac.hex(":"), "and", "udp")
-    command = f"{sys.executable} -c '{SEND_SUPER_DATAGRAM}' {linux.host.ipv4}"
+    command = f"{PYTHON} -c '{SEND_SUPER_DATAGRAM}' {linux.host.ipv4}"
     assert linux.features()["tx-udp-segmentation"]
     with linux.served.capturing(tmp_path / "far", *udp):
         gained = linux.gain(lambda: linux.run(command), "tx_pkts_nic", 29)
@@ -705,8 +708,7 @@ def test_checksums_of_received_frames(linux: Linux) -> None:
 
     def watched() -> tuple[dict[str, int], dict[str, bool]]:
         watch = linux.guest.start(
-            f"{sys.executable} -c '{WATCH}'"
-            f" {linux.name} {linux.served.mac} {len(frames)}"
+            f"{PYTHON} -c '{WATCH}' {linux.name} {linux.served.mac} {len(frames)}"
         )
         until(lambda: "ready" in watch.output, "the watcher", 60)
         gained = linux.receive(*frames.values(), arriving=len(frames))

@@ -267,3 +267,38 @@ def test_a_handler_that_came_later_does_not_stay_first() -> None:
     done = run("faulthandler.enable(); p = make(True); print(p[0]); make(False)[0]")
     assert done.stdout == "0\n0\n"
     assert done.returncode == -signal.SIGBUS
+
+
+MANY_RANGES = """
+import ctypes, mmap, os, sys
+from snabb_py._native import ffi, lib
+
+# Each page that is replaced in the middle of a mapping makes three of one. Not Python's
+# mmap: that keeps a file descriptor for each.
+n, page = int(sys.argv[1]), 4096
+fd = os.memfd_create("shrinking")
+os.ftruncate(fd, 3 * page)
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+arguments = [ctypes.c_size_t(3 * page), 3, mmap.MAP_SHARED, fd, ctypes.c_long(0)]
+views = [ffi.cast("uint8_t *", libc.mmap(None, *arguments)) for _ in range(n)]
+for view in views:
+    assert lib.guard_add(view, 3 * page, page) == 0
+os.ftruncate(fd, 0)
+for view in views:
+    assert view[page] == 0
+mmap.mmap(-1, page)
+print("alive", lib.guard_total())
+"""
+
+
+def test_replaced_pages_do_not_use_up_the_mappings() -> None:
+    most = int(Path("/proc/sys/vm/max_map_count").read_text())
+    n = min(most * 3 // 4, 60000)
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_RANGES, str(n)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"alive {n}\n", done.stderr
