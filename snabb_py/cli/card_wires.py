@@ -23,6 +23,11 @@ from snabb_py.nic.vfio_user import Server
 #: Wires that several cards can have, each its own.
 SHARED = ("null", "sink", "gen")
 GENERATOR = "gen[,rate=PPS|Gbps][,size=N|N+N...|imix][,flows=N][,vlan=N][,ip=4|6]"
+INTERFACES = ("raw", "tap", "pcap", "null")
+WIRES = (
+    "null, sink, gen[,OPTION]..., cable, raw:IFNAME, tap:NAME "
+    "or pcap:IN.pcap[,OUT.pcap]"
+)
 RATE = re.compile(r"([0-9.]+(?:e[0-9]+)?)((?:[kM]?pps)?|Gbps)")
 IP_VERSIONS = {"4": False, "6": True}
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
@@ -90,6 +95,8 @@ def join(config: Config, ports: Sequence[Port]) -> None:
             _attach_generator(config, name, port, stream=i)
         elif port.wire == "sink":
             _attach_checker(config, name, port)
+        elif port.wire.partition(":")[0] not in INTERFACES:
+            raise ConfigError(f'wire "{port.wire}": expected {WIRES}')
         else:
             interface = attach(config, name, port.wire)
             port.needs_large = interface.needs_large
@@ -148,7 +155,11 @@ def parse_sizes(text: str) -> tuple[int, ...] | None:
     """
     if not text:
         return None
-    return IMIX if text == "imix" else tuple(int(size) for size in text.split("+"))
+    if text == "imix":
+        return IMIX
+    if not re.fullmatch(r"[0-9]+(\+[0-9]+)*", text):
+        raise ValueError(f'size: "{text}" is neither bytes, N+N..., nor imix')
+    return tuple(int(size) for size in text.split("+"))
 
 
 def parse_rate(text: str) -> dict[str, Any]:

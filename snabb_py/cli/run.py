@@ -6,8 +6,11 @@ to the line; the last line is the summary's.
 
 import contextlib
 import json
+import os
+import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +25,9 @@ from snabb_py.engine.worker import Worker
 if TYPE_CHECKING:
     from rich.table import Table
 
+#: Seconds after a signal to end until output that is stuck is given up.
+PATIENCE = 1.0
+
 
 class Ending:
     """Ctrl-C, SIGTERM and SIGHUP end the engine instead of the process.
@@ -30,7 +36,8 @@ class Ending:
             ending.of(engine)
 
     From the first line to the last: a signal that comes before there is an engine ends
-    it at once when there is, and none disturbs its closing.
+    it at once when there is, and none disturbs its closing. Output that nobody reads
+    does not keep it: what cannot be written by then is lost.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,6 +49,8 @@ class Ending:
     def __enter__(self) -> Self:
         for number in self.SIGNALS:
             signal.signal(number, self._end)
+        signal.signal(signal.SIGALRM, self._let_go)
+        signal.signal(signal.SIGUSR2, lambda _number, _frame: None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,7 +58,24 @@ class Ending:
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
+    @staticmethod
+    def _let_go(_number: int, _frame: object) -> None:
+        """Give up stdout and stderr if they are full: a write to them may hang."""
+        for fd in (1, 2):
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            if not poll.poll(0):
+                with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+                    os.dup2(nowhere.fileno(), fd)
+        # A write that hangs is begun anew after a signal, and finds the new file.
+        for thread in threading.enumerate():
+            if thread.ident and thread is not threading.main_thread():
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    signal.pthread_kill(thread.ident, signal.SIGUSR2)
+
     def _end(self, _number: int, _frame: object) -> None:
+        if not self._is_requested:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
         self._is_requested = True
         if self._engine:
             self._engine.end()

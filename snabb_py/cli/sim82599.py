@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,11 @@ def program(  # noqa: PLR0913 - the options of a program
       snabb-py sim82599 a.sock b.sock --wire cable
       snabb-py sim82599 nic.sock --wire gen,rate=10kpps,size=1518 --json
     """
+    if "" in sockets:
+        raise click.UsageError("SOCKET: the path is empty")
+    for path, n in Counter(Path(word).resolve() for word in sockets).items():
+        if n > 1:
+            raise click.UsageError(f'SOCKET "{path}": one for each card')
     if len(sockets) > MOST_CARDS:
         raise click.UsageError(f"{MOST_CARDS} cards at most")
     words = wires_of(wires, len(sockets))

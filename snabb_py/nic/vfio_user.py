@@ -311,6 +311,18 @@ def describe_peer(sock: socket.socket) -> str:
     return ""
 
 
+#: What to do when a socket cannot be made.
+HINTS = {
+    errno.ENOENT: "is the directory there?",
+    errno.EADDRINUSE: "what is there is no socket; remove it or take another name",
+    errno.ENOTDIR: "a part of the path is no directory",
+    errno.EACCES: "choose a directory that you may write to",
+    errno.EROFS: "choose a directory that can be written to",
+    errno.ENOSPC: "the file system is full; choose another directory",
+    errno.EMFILE: "raise the limit: ulimit -n 1024",
+}
+
+
 def listen(path: Path) -> socket.socket:
     """Return a socket that listens at a path.
 
@@ -330,7 +342,7 @@ def listen(path: Path) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        hint = "is the directory there?" if error.errno == errno.ENOENT else ""
+        hint = HINTS.get(error.errno or 0, "")
         raise DeviceError(f"listen at {path}", error.errno or 0, hint) from None
     except DeviceError:
         listener.close()

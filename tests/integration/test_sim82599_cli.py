@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.guest import Guest
+from tests.hosts import until
 from tests.vfio_client import (
     CONFIG,
     FRAME,
@@ -281,8 +282,8 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
         ([], 2, "SOCKET"),
         (["x" * 120], 2, "the path has"),
         (["missing/nic.sock"], 1, "is the directory there"),
-        (["/dev/null"], 1, "in use"),
-        (["a", "a"], 1, "somebody listens"),
+        (["/dev/null"], 1, "is no socket"),
+        (["a", "a"], 2, "one for each card"),
         (["a", "--wire", "nonsense"], 2, "nonsense"),
         (["a", "--wire", "null:x"], 2, "null takes no name"),
         (["a", "--wire", "tap:"], 2, "not the name"),
@@ -293,6 +294,10 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
         (["a", "b", "--wire", "tap:x"], 2, "1 wires for 2 cards"),
         (["a", "--wire", "null", "--wire", "null"], 2, "2 wires for 1 cards"),
         (["a", "--wire", "gen,speed=1"], 2, "expected gen"),
+        (["a", "--wire", "gen,size=64+"], 2, "neither bytes"),
+        (["a", "--wire", "sink,x=1"], 2, "expected null, sink, gen"),
+        (["a", "./a"], 2, "one for each card"),
+        ([""], 2, "the path is empty"),
         (["a", "--wire", "gen,rate=fast"], 2, "gen,rate=fast"),
         (["a", "--wire", "gen,rate=nan"], 2, "gen,rate=nan"),
         (["a", "--wire", "gen,rate=-1"], 2, "gen,rate=-1"),
@@ -386,3 +391,29 @@ def test_a_client_that_says_nothing_delays_no_end(tmp_path: Path) -> None:
         begun = time.monotonic()
         program.end()
         assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_output_that_nobody_reads_does_not_keep_it(tmp_path: Path, stream: str) -> None:
+    end, full = os.pipe()
+    os.set_blocking(full, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(full, bytes(4096))
+    os.set_blocking(full, True)
+    path = tmp_path / "a"
+    program = subprocess.Popen(
+        [sys.executable, "-m", "snabb_py", "sim82599", path, "--interval", "0.05"],
+        stdout=full if stream == "stdout" else subprocess.DEVNULL,
+        stderr=full if stream == "stderr" else subprocess.DEVNULL,
+    )
+    try:
+        until(path.exists, "the socket")
+        time.sleep(0.5)  # it has something to say by now
+        program.terminate()
+        assert program.wait(timeout=20) == 0
+        assert not path.exists()
+    finally:
+        program.kill()
+        os.close(full)
+        os.close(end)
