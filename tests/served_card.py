@@ -285,7 +285,8 @@ class Linux:
             f"ping -f -q -c {count} {' '.join(options)} {self.host.ipv4}",
             PATIENCE + count // 50,
         )
-        assert f"{count} packets transmitted, {count} received, 0% packet loss" in said
+        none_lost = f"{count} packets transmitted, {count} received, 0% packet loss"
+        assert none_lost in said, (said, self.card.counters)
 
     @contextmanager
     def capturing(self, path: Path, *words: str, snap: int = SNAP) -> Iterator[None]:
