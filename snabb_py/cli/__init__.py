@@ -133,4 +133,10 @@ def _complain(error: Exception) -> None:
 def _forget_stdout() -> None:
     """Nobody reads our output: no second complaint when Python flushes it."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget(sys.stdout.fileno())
+
+
+def forget(fd: int) -> None:
+    """Let what is written to a file descriptor from now on go nowhere."""
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), fd)

@@ -6,7 +6,6 @@ to the line; the last line is the summary's.
 
 import contextlib
 import json
-import os
 import select
 import signal
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from snabb_py.apps.basic import WIRE_OVERHEAD
+from snabb_py.cli import forget
 from snabb_py.cli.interfaces import Direction, Reading
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
@@ -65,8 +65,7 @@ class Ending:
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             if not poll.poll(0):
-                with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-                    os.dup2(nowhere.fileno(), fd)
+                forget(fd)
         # A write that hangs is begun anew after a signal, and finds the new file.
         for thread in threading.enumerate():
             if thread.ident and thread is not threading.main_thread():

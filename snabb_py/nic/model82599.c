@@ -43,28 +43,14 @@ enum {
     QDE_WRITE = 1 << 16,
     QDE_READ = 1 << 17,
     FDIRCTRL_INIT_DONE = 1 << 3,
-    EITR_COUNTER = 0x7f << 21,
-    TCPTIMER_DURATION = 0xff,
-    TCPTIMER_KICK = 1 << 8,
-    TCPTIMER_ENABLE = 1 << 9,
-    TCPTIMER_FINISH = 1 << 10,
-    TCPTIMER_LOOP = 1 << 11,
-    EICR_LSC = 1 << 20,
-    EICR_TCP_TIMER = 1 << 30
+    EICR_LSC = 1 << 20
 };
-
-enum { EITR_CNT_WDIS = 1u << 31 }; /* the write leaves EITR's counter alone */
 
 enum { /* configuration space */
     CONFIG_PM_CONTROL = 0x44,
     PM_STATE = 3,
     CONFIG_DEVICE_CONTROL = 0xa8,
     DEVICE_CONTROL_FLR = 1 << 15
-};
-
-enum { /* internal to card->access: halves of a 64-bit statistic */
-    REGISTER_PAIR_LOW = 16,
-    REGISTER_PAIR_HIGH = 17
 };
 
 /* ---- state --------------------------------------------------------------- */
@@ -91,8 +77,7 @@ static uint32_t read_links(const struct model_card *card)
     return value;
 }
 
-/* A host that runs in real time may ask while the worker sleeps. */
-static uint64_t time_now(const struct model_card *card)
+uint64_t model_now(const struct model_card *card)
 {
     return __atomic_load_n(&card->armed, __ATOMIC_RELAXED) ? engine_now() : card->now;
 }
@@ -125,7 +110,7 @@ static void reset_registers(struct model_card *card, bool statistics)
     card->negotiated = false;
     card->fifo_flush = true;
     card->rss_stale = true;
-    card->born = time_now(card);
+    card->born = model_now(card);
     receive_filters_changed(card);
     interrupt_reset(card);
     phy_reset(&card->phy);
@@ -270,17 +255,13 @@ static void write_qde(struct model_card *card, uint32_t value)
 static uint32_t read_register(struct model_card *card, uint32_t offset)
 {
     uint32_t value;
-    bool mine;
     offset = card->alias[offset / 4];
     const uint8_t *pending = pending_bits(card, offset);
     if (pending) {
         memcpy(&value, pending, sizeof(value));
         return value;
     }
-    if (phy_read(&card->phy, offset, &value))
-        return value;
-    value = interrupt_read(card, offset, &mine);
-    if (mine)
+    if (phy_read(&card->phy, offset, &value) || interrupt_read(card, offset, &value))
         return value;
     switch (offset) {
     case REG_STATUS:
@@ -289,7 +270,7 @@ static uint32_t read_register(struct model_card *card, uint32_t offset)
             value |= STATUS_GIO_MASTER;
         return value | (model_link_is_up(card) ? STATUS_LINKUP : 0);
     case REG_FRTIMER:
-        return (uint32_t)((time_now(card) - card->born) / 1000);
+        return (uint32_t)((model_now(card) - card->born) / 1000);
     case REG_LINKS:
         return read_links(card);
     case REG_ESDP:
@@ -325,33 +306,11 @@ static bool is_filter(uint32_t offset)
            (offset >= REG_PFVML2FLT && offset < REG_PFMRVM + 32);
 }
 
-static bool is_eitr(uint32_t offset)
-{
-    return (offset >= REG_EITR && offset < REG_EITR + 24 * 4) ||
-           (offset >= REG_EITR_HIGH && offset < REG_EITR_HIGH + 104 * 4);
-}
-
 static void restart_link(struct model_card *card)
 {
     card->negotiated = true;
     if (model_link_is_up(card))
         interrupt_other(card, EICR_LSC);
-}
-
-/* FINISH is an interrupt whatever the timer does, and a loop begins anew with it
- * (8.2.3.5.20). */
-static void write_tcptimer(struct model_card *card, uint32_t value)
-{
-    const uint32_t again = TCPTIMER_FINISH | TCPTIMER_LOOP;
-    bool goes_on = card->tcp_timer && (value & again) == again;
-    write_generic(card, REG_TCPTIMER, value);
-    if (value & TCPTIMER_FINISH)
-        interrupt_other(card, EICR_TCP_TIMER);
-    if (!(value & TCPTIMER_ENABLE) || value & TCPTIMER_FINISH)
-        card->tcp_timer = 0;
-    if ((value & TCPTIMER_KICK || goes_on) && value & TCPTIMER_ENABLE)
-        card->tcp_timer =
-            time_now(card) + (value & TCPTIMER_DURATION) * 1000000ull + 1;
 }
 
 static void write_register(struct model_card *card, uint32_t offset, uint32_t value)
@@ -391,16 +350,11 @@ static void write_register(struct model_card *card, uint32_t offset, uint32_t va
         card->tx[get(card, REG_RTTDQSEL) % MODEL_NQUEUES].weight =
             value & card->mask[offset / 4];
         return;
-    case REG_TCPTIMER:
-        write_tcptimer(card, value);
-        return;
     case REG_FDIRCTRL:
         write_generic(card, offset, value);
         *reg(card, offset) |= FDIRCTRL_INIT_DONE;
         return;
     default:
-        if (is_eitr(offset) && value & EITR_CNT_WDIS)
-            value = (value & ~(uint32_t)EITR_COUNTER) | (get(card, offset) & EITR_COUNTER);
         break;
     }
     write_generic(card, offset, value);
@@ -610,25 +564,6 @@ void model_get_counters(struct model_card *card, uint64_t *counters)
 
 /* ---- birth and death ----------------------------------------------------- */
 
-/* Statistics of 64 bits: read low, then high, which clears both (8.2.3.23). */
-static void mark_pairs(struct model_card *card)
-{
-    static const struct {
-        uint32_t low, n, stride;
-    } pairs[] = {
-        {REG_GORCL, 1, 0},      {REG_GOTCL, 1, 0},       {REG_TORL, 1, 0},
-        {REG_RXNFGBCL, 1, 0},   {REG_RXDGBCL, 1, 0},     {REG_RXDDGBCL, 1, 0},
-        {REG_RXLPBKGBCL, 1, 0}, {REG_RXDLPBKGBCL, 1, 0}, {REG_TXDGBCL, 1, 0},
-        {REG_QBRC_L, 16, 0x40}, {REG_QBTC_L, 16, 8},
-    };
-    for (uint32_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++)
-        for (uint32_t k = 0; k < pairs[i].n; k++) {
-            uint32_t low = pairs[i].low + k * pairs[i].stride;
-            card->access[low / 4] = REGISTER_PAIR_LOW;
-            card->access[low / 4 + 1] = REGISTER_PAIR_HIGH;
-        }
-}
-
 struct model_card *model_new(const struct model_identity *identity)
 {
     struct model_card *card = calloc(1, sizeof(*card));
@@ -653,7 +588,6 @@ struct model_card *model_new(const struct model_identity *identity)
     memcpy(card->mac, identity->mac, sizeof(card->mac));
     memset(card->interrupt_fd, -1, sizeof(card->interrupt_fd));
     card->unpaced = identity->unpaced;
-    mark_pairs(card);
     card->recent[0] = card->recent[1] = UINT32_MAX;
     card->plugged = card->was_up = true;
     phy_init(&card->phy, identity->eeprom, identity->sfp);

@@ -234,6 +234,12 @@ static inline void stat_add_pair(struct model_card *card, uint32_t low, uint64_t
     *reg(card, low + 4) = (uint32_t)(sum >> 32);
 }
 
+static inline bool is_broadcast(const uint8_t *address)
+{
+    static const uint8_t all[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    return memcmp(address, all, 6) == 0;
+}
+
 /* Note a good frame of `length` bytes without FCS. */
 static inline void tally_frame(struct model_tally *tally, const uint8_t *frame, uint32_t length)
 {
@@ -242,12 +248,42 @@ static inline void tally_frame(struct model_tally *tally, const uint8_t *frame, 
     tally->bytes += bytes;
     tally->by_size[(bytes > 64) + (bytes > 127) + (bytes > 255) + (bytes > 511) +
                    (bytes > 1023)]++;
-    if (unlikely(frame[0] & 1)) {
-        bool all = true;
-        for (uint32_t i = 0; i < 6; i++)
-            all &= frame[i] == 0xff;
-        *(all ? &tally->broadcast : &tally->multicast) += 1;
+    if (unlikely(frame[0] & 1))
+        *(is_broadcast(frame) ? &tally->broadcast : &tally->multicast) += 1;
+}
+
+/* A tail or head beyond a ring of n descriptors stops it, and is counted once for each
+ * tail; *bad_tail: the last one, + 1. */
+static inline bool ring_is_sound(struct model_card *card, uint32_t head, uint32_t tail,
+                                 uint32_t n, uint32_t *bad_tail)
+{
+    if (likely(tail < n && head < n))
+        return true;
+    if (*bad_tail != tail + 1)
+        count(card, MODEL_BAD_RING);
+    *bad_tail = tail + 1;
+    return false;
+}
+
+/* The wire's minimum is 64 bytes with the FCS: a shorter frame is filled up. */
+static inline void fill_up(struct packet *packet)
+{
+    if (unlikely(packet->length < MODEL_MIN_FRAME)) {
+        memset(packet->data + packet->length, 0, MODEL_MIN_FRAME - packet->length);
+        packet->length = MODEL_MIN_FRAME;
     }
+}
+
+/* CRC-32 of a reflected polynomial, bit by bit: for what hardly anybody asks. */
+static inline uint32_t crc32_of(const uint8_t *data, uint32_t n, uint32_t polynomial)
+{
+    uint32_t crc = UINT32_MAX;
+    for (uint32_t i = 0; i < n; i++) {
+        crc ^= data[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (crc & 1 ? polynomial : 0);
+    }
+    return ~crc;
 }
 
 static inline bool has_bit(const uint64_t *bits, uint32_t n)
@@ -284,6 +320,8 @@ static inline bool model_has_intx(const struct model_card *card)
 }
 
 bool model_link_is_up(const struct model_card *card);
+/* ns; a host that runs in real time may ask while the worker sleeps. */
+uint64_t model_now(const struct model_card *card);
 
 /* ---- model_dma.c --------------------------------------------------------- */
 
@@ -338,7 +376,8 @@ static inline bool dma_write(struct model_card *card, uint64_t iova, const void 
 void interrupt_queue(struct model_card *card, uint32_t queue, bool is_tx);
 /* Other causes, as bits of EICR. */
 void interrupt_other(struct model_card *card, uint32_t causes);
-uint32_t interrupt_read(struct model_card *card, uint32_t offset, bool *mine);
+/* False: the register is none of theirs. Reading may have effects. */
+bool interrupt_read(struct model_card *card, uint32_t offset, uint32_t *value);
 bool interrupt_write(struct model_card *card, uint32_t offset, uint32_t value);
 void interrupt_reset(struct model_card *card);
 /* Send what may be sent now. */
@@ -386,8 +425,8 @@ uint64_t receive_pools(struct model_card *card, const uint8_t *frame, int32_t vl
 /* Whether a pool owns the address: an exact filter says so. */
 bool receive_owns(const struct model_card *card, const uint8_t *address, uint32_t pool);
 uint64_t receive_owners(const struct model_card *card, const uint8_t *address);
-/* Pools that are members of a VLAN, and whether any filter knows it. */
-uint64_t receive_vlan_pools(const struct model_card *card, uint32_t vlan, bool *known);
+/* Pools that are members of a VLAN. */
+uint64_t receive_vlan_pools(const struct model_card *card, uint32_t vlan);
 /* The tag of a frame in host order, -1: it has none. */
 int32_t receive_tag(const struct model_card *card, const uint8_t *frame, uint32_t length);
 void receive_filters_changed(struct model_card *card);

@@ -22,7 +22,7 @@ from snabb_py.engine.app import App, Ports
 from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.nic import registers
 from snabb_py.nic.config_space import DEVICE_SFP, config_space
-from snabb_py.nic.eeprom import eeprom_image, sfp_module
+from snabb_py.nic.eeprom import MAC_SIZE, check_mac, eeprom_image, sfp_module
 
 #: In the order of the C enum.
 COUNTERS = (
@@ -71,12 +71,14 @@ def parse_mac(text: str) -> bytes:
         mac = bytes(int(part, 16) for part in parts)
     except ValueError:
         mac = b""
-    if len(mac) != 6 or any(len(part) != 2 for part in parts):  # noqa: PLR2004
+    if len(mac) != MAC_SIZE or any(len(part) != 2 for part in parts):  # noqa: PLR2004
         raise ConfigError(
             f'MAC address "{text}": expected six bytes, xx:xx:xx:xx:xx:xx'
         )
-    if mac[0] & 1 or not any(mac):
-        raise ConfigError(f'MAC address "{text}": a card cannot have it')
+    try:
+        check_mac(mac)
+    except ValueError:
+        raise ConfigError(f'MAC address "{text}": a card cannot have it') from None
     return mac
 
 
@@ -105,7 +107,7 @@ class Card:
         config, config_mask = config_space(device_id=device_id, mac=self.mac)
         module = sfp_module() if sfp else None
         keep = {
-            "access": ffi.new("uint8_t[]", registers.access()),
+            "access": ffi.new("uint8_t[]", registers.answers()),
             "alias": ffi.new("uint32_t[]", registers.ALIASES),
             "reset": ffi.new("uint32_t[]", registers.reset()),
             "mask": ffi.new("uint32_t[]", registers.mask()),

@@ -45,7 +45,10 @@ enum { /* how a register answers; the table in registers.py says which does */
     REGISTER_RW = 1,
     REGISTER_RO = 2,
     REGISTER_RC = 3, /* read clears */
-    REGISTER_W1C = 4 /* write one clears */
+    REGISTER_W1C = 4, /* write one clears */
+    /* halves of a statistic of 64 bits: read low, then high, which clears both */
+    REGISTER_PAIR_LOW = 5,
+    REGISTER_PAIR_HIGH = 6
 };
 
 /* A card's counters, beside the statistics that its registers have. Names in

@@ -17,8 +17,16 @@ enum {
     LOW_VECTORS = 0xffff,     /* of EICR, EIMS, ... */
     OTHER_CAUSES = 0x7fff0000, /* bit 31 is no cause of its own */
     OCD_CLEARS = 0x3fff0000,  /* what a read of EICR clears then: 29:16 */
-    TCP_TIMER_CAUSE = 1 << 30
+    TCP_TIMER_CAUSE = 1 << 30,
+    TCPTIMER_DURATION = 0xff,
+    TCPTIMER_KICK = 1 << 8,
+    TCPTIMER_ENABLE = 1 << 9,
+    TCPTIMER_FINISH = 1 << 10,
+    TCPTIMER_LOOP = 1 << 11,
+    EITR_COUNTER = 0x7f << 21
 };
+
+enum { EITR_CNT_WDIS = 1u << 31 }; /* a write leaves the counter alone */
 
 static bool is_msix(const struct model_card *card)
 {
@@ -93,34 +101,41 @@ static uint32_t read_eicr(struct model_card *card)
     return value;
 }
 
-uint32_t interrupt_read(struct model_card *card, uint32_t offset, bool *mine)
+bool interrupt_read(struct model_card *card, uint32_t offset, uint32_t *value)
 {
-    *mine = true;
     switch (offset) {
     case REG_EICR:
-        return read_eicr(card);
+        *value = read_eicr(card);
+        return true;
     case REG_EICS: /* pending, nothing is cleared */
-        return causes(card);
+        *value = causes(card);
+        return true;
     case REG_EIMS:
     case REG_EIMC:
-        return (uint32_t)(card->vector_mask & LOW_VECTORS) | card->other_mask;
+        *value = (uint32_t)(card->vector_mask & LOW_VECTORS) | card->other_mask;
+        return true;
     case REG_EICS_EX:
-        return (uint32_t)card->vector_cause;
+        *value = (uint32_t)card->vector_cause;
+        return true;
     case REG_EICS_EX + 4:
-        return (uint32_t)(card->vector_cause >> 32);
+        *value = (uint32_t)(card->vector_cause >> 32);
+        return true;
     case REG_EIMS_EX:
     case REG_EIMC_EX:
-        return (uint32_t)card->vector_mask;
+        *value = (uint32_t)card->vector_mask;
+        return true;
     case REG_EIMS_EX + 4:
     case REG_EIMC_EX + 4:
-        return (uint32_t)(card->vector_mask >> 32);
+        *value = (uint32_t)(card->vector_mask >> 32);
+        return true;
     case REG_EIAM_EX:
-        return (uint32_t)card->vector_automask;
+        *value = (uint32_t)card->vector_automask;
+        return true;
     case REG_EIAM_EX + 4:
-        return (uint32_t)(card->vector_automask >> 32);
+        *value = (uint32_t)(card->vector_automask >> 32);
+        return true;
     default:
-        *mine = false;
-        return 0;
+        return false;
     }
 }
 
@@ -129,6 +144,35 @@ static void set_causes(struct model_card *card, uint64_t vectors, uint32_t other
     card->vector_cause |= vectors;
     card->vector_pending |= vectors;
     interrupt_other(card, others);
+}
+
+/* FINISH is an interrupt whatever the timer does, and a loop begins anew with it
+ * (8.2.3.5.20). */
+static void write_tcptimer(struct model_card *card, uint32_t value)
+{
+    const uint32_t again = TCPTIMER_FINISH | TCPTIMER_LOOP;
+    bool goes_on = card->tcp_timer && (value & again) == again;
+    *reg(card, REG_TCPTIMER) = value & card->mask[REG_TCPTIMER / 4];
+    if (value & TCPTIMER_FINISH)
+        interrupt_other(card, TCP_TIMER_CAUSE);
+    if (!(value & TCPTIMER_ENABLE) || value & TCPTIMER_FINISH)
+        card->tcp_timer = 0;
+    if ((value & TCPTIMER_KICK || goes_on) && value & TCPTIMER_ENABLE)
+        card->tcp_timer =
+            model_now(card) + (value & TCPTIMER_DURATION) * 1000000ull + 1;
+}
+
+/* False: the register is no EITR. */
+static bool write_eitr(struct model_card *card, uint32_t offset, uint32_t value)
+{
+    bool is_eitr = (offset >= REG_EITR && offset < REG_EITR + 24 * 4) ||
+                   (offset >= REG_EITR_HIGH && offset < REG_EITR_HIGH + 104 * 4);
+    if (!is_eitr)
+        return false;
+    if (value & EITR_CNT_WDIS)
+        value = (value & ~(uint32_t)EITR_COUNTER) | (get(card, offset) & EITR_COUNTER);
+    *reg(card, offset) = value & card->mask[offset / 4];
+    return true;
 }
 
 bool interrupt_write(struct model_card *card, uint32_t offset, uint32_t value)
@@ -182,8 +226,11 @@ bool interrupt_write(struct model_card *card, uint32_t offset, uint32_t value)
     case REG_EIAM_EX + 4:
         card->vector_automask = (card->vector_automask & UINT32_MAX) | high;
         return true;
+    case REG_TCPTIMER:
+        write_tcptimer(card, value);
+        return true;
     default:
-        return false;
+        return write_eitr(card, offset, value);
     }
 }
 
@@ -289,12 +336,13 @@ static void send_legacy(struct model_card *card)
 /* TCPTIMER: milliseconds, once or again and again (8.2.3.5.20). */
 static void step_tcp_timer(struct model_card *card)
 {
-    enum { DURATION = 0xff, LOOP = 1 << 11 };
     if (likely(card->tcp_timer == 0) || card->now < card->tcp_timer)
         return;
     uint32_t timer = get(card, REG_TCPTIMER);
     interrupt_other(card, TCP_TIMER_CAUSE);
-    card->tcp_timer = timer & LOOP ? card->now + (timer & DURATION) * 1000000ull : 0;
+    card->tcp_timer = timer & TCPTIMER_LOOP
+                          ? card->now + (timer & TCPTIMER_DURATION) * 1000000ull
+                          : 0;
 }
 
 void interrupt_step(struct model_card *card)

@@ -165,24 +165,15 @@ static bool hash_match(const struct model_card *card, uint32_t table,
     return get(card, table + bit / 32 * 4) >> bit % 32 & 1;
 }
 
-uint64_t receive_vlan_pools(const struct model_card *card, uint32_t vlan, bool *known)
+uint64_t receive_vlan_pools(const struct model_card *card, uint32_t vlan)
 {
     uint64_t pools = 0;
-    *known = false;
     for (uint32_t i = 0; i < 64; i++) {
         uint32_t entry = get(card, REG_PFVLVF + 4 * i);
-        if (entry & VLVF_ENABLE && (entry & 0xfff) == vlan) {
-            *known = true;
+        if (entry & VLVF_ENABLE && (entry & 0xfff) == vlan)
             pools |= pair(card, REG_PFVLVFB + 8 * i);
-        }
     }
     return pools;
-}
-
-static bool is_broadcast(const uint8_t *address)
-{
-    static const uint8_t all[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-    return memcmp(address, all, 6) == 0;
 }
 
 /* VLAN filter (7.1.2.3): the tag passes the card. */
@@ -206,7 +197,7 @@ static bool is_virtual(const struct model_card *card)
 static uint64_t virtual_pools(const struct model_card *card, const uint8_t *address,
                               int32_t vlan)
 {
-    bool exact, known;
+    bool exact;
     uint32_t fctrl = get(card, REG_FCTRL), vtctl = get(card, REG_PFVTCTL);
     uint64_t pools = exact_pools(card, address, &exact);
     bool accepted = exact;
@@ -226,7 +217,7 @@ static uint64_t virtual_pools(const struct model_card *card, const uint8_t *addr
     if (!accepted && !pools)
         return 0;
     if (vlan >= 0) {
-        uint64_t members = receive_vlan_pools(card, (uint32_t)vlan & 0xfff, &known);
+        uint64_t members = receive_vlan_pools(card, (uint32_t)vlan & 0xfff);
         pools &= members | pools_with(card, VMOLR_VPE);
     } else {
         pools &= pools_with(card, VMOLR_AUPE);
@@ -554,12 +545,8 @@ static uint32_t available(struct model_card *card, uint32_t queue,
                           struct model_rx_queue *rx)
 {
     uint32_t tail = get_tail(card, rx_register(REG_RDT, queue));
-    if (unlikely(tail >= rx->n || rx->head >= rx->n)) {
-        if (rx->bad_tail != tail + 1)
-            count(card, MODEL_BAD_RING);
-        rx->bad_tail = tail + 1;
+    if (!ring_is_sound(card, rx->head, tail, rx->n, &rx->bad_tail))
         return 0;
-    }
     return tail >= rx->head ? tail - rx->head : tail + rx->n - rx->head;
 }
 
@@ -784,27 +771,6 @@ static bool is_too_long(const struct model_card *card, const struct packet *pack
     return packet->length + MODEL_FCS > most;
 }
 
-/* CRC-32 of Ethernet, bit by bit: drivers let it be stripped. */
-static uint32_t frame_check_sequence(const uint8_t *frame, uint32_t length)
-{
-    uint32_t crc = UINT32_MAX;
-    for (uint32_t i = 0; i < length; i++) {
-        crc ^= frame[i];
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
-    }
-    return ~crc;
-}
-
-/* The wire's minimum is 64 bytes with the FCS: who sends less is filled up. */
-static void fill_up(struct packet *packet)
-{
-    if (unlikely(packet->length < MODEL_MIN_FRAME)) {
-        memset(packet->data + packet->length, 0, MODEL_MIN_FRAME - packet->length);
-        packet->length = MODEL_MIN_FRAME;
-    }
-}
-
 /* Why a frame ends before the filters; MODEL_NCOUNTERS: it does not. */
 static uint32_t refuse(struct model_card *card, const struct packet *packet)
 {
@@ -840,7 +806,8 @@ static void store(struct model_card *card, struct freelist *freelist,
 {
     if (unlikely(!(get(card, REG_HLREG0) & HLREG0_RXCRCSTRP)) &&
         packet_tailroom(packet) >= MODEL_FCS) {
-        uint32_t fcs = frame_check_sequence(packet->data, packet->length);
+        /* drivers let it be stripped: it is made for those that do not (802.3, 3.2.9) */
+        uint32_t fcs = crc32_of(packet->data, packet->length, 0xedb88320);
         memcpy(packet->data + packet->length, &fcs, MODEL_FCS);
         packet->length += MODEL_FCS;
     }

@@ -115,10 +115,9 @@ static bool is_spoofed(const struct model_card *card, const struct packet *packe
     if (checks & 1 && !receive_owns(card, packet->data + 6, pool))
         return true;
     if (checks & 0x100) {
-        bool known;
         int32_t vlan = receive_tag(card, packet->data, packet->length);
         if (vlan >= 0 &&
-            !(receive_vlan_pools(card, (uint32_t)vlan & 0xfff, &known) >> pool & 1))
+            !(receive_vlan_pools(card, (uint32_t)vlan & 0xfff) >> pool & 1))
             return true;
     }
     return false;
@@ -153,18 +152,16 @@ static void emit(struct model_card *card, struct freelist *freelist, struct link
                  uint32_t queue, const struct order *order, struct packet *packet,
                  struct model_tally *sent)
 {
-    uint32_t pool = pool_of(card, queue), slot = 0;
+    uint32_t pool = pool_of(card, queue);
     int32_t tag = tag_of(card, order, pool);
     if (unlikely(tag >= 0) && !insert_tag(card, packet, (uint16_t)tag)) {
         count(card, MODEL_DROP_TX_BAD_LENGTH);
         packet_free(freelist, packet);
         return;
     }
-    if (get(card, REG_HLREG0) & HLREG0_TXPADEN && packet->length < MODEL_MIN_FRAME) {
-        memset(packet->data + packet->length, 0, MODEL_MIN_FRAME - packet->length);
-        packet->length = MODEL_MIN_FRAME;
-    }
-    slot = get(card, REG_TQSM + queue / 4 * 4) >> queue % 4 * 8 & 0xf;
+    if (get(card, REG_HLREG0) & HLREG0_TXPADEN)
+        fill_up(packet);
+    uint32_t slot = get(card, REG_TQSM + queue / 4 * 4) >> queue % 4 * 8 & 0xf;
     stat_add(card, REG_QPTC + 4 * slot, 1);
     stat_add_pair(card, REG_QBTC_L + 8 * slot, packet->length);
     stat_add(card, REG_TXDGPC, 1);
@@ -208,18 +205,6 @@ static void emit(struct model_card *card, struct freelist *freelist, struct link
 }
 
 /* ---- offloads ------------------------------------------------------------ */
-
-/* CRC-32c of SCTP (RFC 9260, appendix A), bit by bit: hardly anybody asks. */
-static uint32_t crc32c(const uint8_t *data, uint32_t n)
-{
-    uint32_t crc = UINT32_MAX;
-    for (uint32_t i = 0; i < n; i++) {
-        crc ^= data[i];
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78 : 0);
-    }
-    return ~crc;
-}
 
 static void store_checksum(uint8_t *at, uint64_t sum)
 {
@@ -277,7 +262,8 @@ static bool fill_checksums(struct packet *packet, const struct shape *shape,
     uint32_t n = packet->length - shape->l4;
     if (shape->protocol == 2) {
         memset(frame + at, 0, 4);
-        uint32_t crc = crc32c(frame + shape->l4, n);
+        /* CRC-32c (RFC 9260, appendix A) */
+        uint32_t crc = crc32_of(frame + shape->l4, n, 0x82f63b78);
         memcpy(frame + at, &crc, sizeof(crc));
         return true;
     }
@@ -514,17 +500,6 @@ static bool send_simple(struct model_card *card, struct freelist *freelist,
     return true;
 }
 
-static bool is_ring(struct model_card *card, uint32_t queue, uint32_t n, uint32_t tail)
-{
-    struct model_tx_queue *tx = &card->tx[queue];
-    if (likely(tail < n && tx->head < n))
-        return true;
-    if (tx->bad_tail != tail + 1)
-        count(card, MODEL_BAD_RING);
-    tx->bad_tail = tail + 1;
-    return false;
-}
-
 /* Up to `most` descriptors of a queue, while the wire takes frames. */
 static uint32_t serve(struct model_card *card, struct freelist *freelist,
                       struct link *out, uint32_t queue, uint32_t most,
@@ -533,7 +508,8 @@ static uint32_t serve(struct model_card *card, struct freelist *freelist,
     struct model_tx_queue *tx = &card->tx[queue];
     uint32_t n = get(card, tx_register(REG_TDLEN, queue)) / 16;
     uint32_t tail = get_tail(card, tx_register(REG_TDT, queue));
-    if (tx->refused || !is_ring(card, queue, n, tail) || tx->waiting == tail + 1)
+    if (tx->refused || !ring_is_sound(card, tx->head, tail, n, &tx->bad_tail) ||
+        tx->waiting == tail + 1)
         return 0;
     uint64_t base = ring_base(card, queue), descriptor[2];
     uint32_t done = 0;

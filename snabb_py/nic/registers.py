@@ -14,7 +14,7 @@ SIZE: Final = 0x20000  #: bytes of registers in BAR 0
 COUNT: Final = SIZE // 4
 
 #: Ways to answer, in the numbers of model82599_abi.h (REGISTER_*).
-ABSENT, RW, RO, RC, W1C = range(5)
+ABSENT, RW, RO, RC, W1C, PAIR_LOW, PAIR_HIGH = range(7)
 MODES: Final = {"RW": RW, "RO": RO, "RC": RC, "W1C": W1C}
 
 # A line is
@@ -761,6 +761,16 @@ def access() -> list[int]:
     for register in REGISTERS.values():
         for at in register.offsets():
             flat[at // 4] = MODES[register.access]
+    return flat
+
+
+def answers() -> list[int]:
+    """Return the same with the halves of pairs told apart: PAIR_LOW, PAIR_HIGH."""
+    flat = access()
+    for pair in PAIRS.items():
+        for name, half in zip(pair, (PAIR_LOW, PAIR_HIGH), strict=True):
+            for at in REGISTERS[name].offsets():
+                flat[at // 4] = half
     return flat
 
 
