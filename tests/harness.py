@@ -28,6 +28,7 @@ class Harness:
     Args:
         app: opened here, closed at the end.
         registry: to share resources with another harness.
+        pool: of another harness, whose owner counts and closes it.
         owner: the app's name as far as resources are concerned.
         small, large: packets in the pool.
         burst: most packets that one pull brings in.
@@ -38,22 +39,25 @@ class Harness:
         app: App,
         *,
         registry: Registry | None = None,
+        pool: Pool | None = None,
         owner: str = "app",
         small: int = 4096,
         large: int = 256,
         burst: int = lib.WORKER_BURST,
     ) -> None:
         self.app = app
-        self.pool = Pool(small, large, 1, huge=False)
+        self.shared = pool is not None
+        self.pool = pool or Pool(small, large, 1, huge=False)
         self.freelist: Any = new_aligned("struct freelist *")
         lib.freelist_init(self.freelist, self.pool.pool)
-        self.registry = registry or Registry(self.pool.pool)
+        self.registry = registry or Registry(self.pool)
         self.lease = self.registry.lease(owner)
         try:
             app.open(self.lease)
         except BaseException:
             self.lease.release()
-            self.pool.close()
+            if not self.shared:
+                self.pool.close()
             raise
         self.worker: Any = new_aligned("struct worker *")
         self.worker.freelist = self.freelist
@@ -99,7 +103,7 @@ class Harness:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-        if error is None:
+        if error is None and not self.shared:
             assert self.nfree == self.pool.total, "packets are missing"
 
     def close(self) -> None:
@@ -111,8 +115,9 @@ class Harness:
         for link in (*self.inputs, *self.outputs):
             lib.engine_link_discard(link, lib.LINK_CAPACITY)
         lib.freelist_flush(self.freelist)
-        self.nfree = self.pool.free
-        self.pool.close()
+        if not self.shared:
+            self.nfree = self.pool.free
+            self.pool.close()
 
     @property
     def counters(self) -> dict[str, int]:

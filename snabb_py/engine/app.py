@@ -58,6 +58,8 @@ class Resources(Protocol):
 
     #: `struct pool *`, for what must give packets back.
     pool: Any
+    #: The memory that packets lie in, `engine.memory.Memory`: for devices to reach.
+    memory: Any
 
     def borrow(self, key: str, make: Callable[[], R], *, shared: bool = False) -> R:
         """Return the resource of this key, made now if nobody has it yet.

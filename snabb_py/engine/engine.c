@@ -76,6 +76,8 @@ static void clock_anchor(struct worker *worker, uint64_t counter, uint64_t ns)
  * from an anchor that tick_clock() renews. */
 static uint64_t read_clock(const struct worker *worker)
 {
+    if (unlikely(worker->breath_ns))
+        return worker->now + worker->breath_ns;
     if (unlikely(worker->clock_mult == 0))
         return engine_now();
     uint64_t count = read_counter() - worker->clock_tsc;
@@ -87,7 +89,7 @@ static uint64_t read_clock(const struct worker *worker)
  * guest's counter may drift or jump (migration, suspend). */
 static void tick_clock(struct worker *worker)
 {
-    if (!has_invariant_counter() || worker->now - worker->clock_ns < CALIBRATION_NS ||
+    if (worker->breath_ns || !has_invariant_counter() || worker->now - worker->clock_ns < CALIBRATION_NS ||
         (worker->clock_mult && worker->now - worker->clock_ns < ANCHOR_NS))
         return;
     uint64_t counter = read_counter(), ns = engine_now();
@@ -274,7 +276,7 @@ static void idle(struct worker *worker)
     struct plan *plan = worker->plan;
     if (worker->idle++ == 0)
         worker->idle_since = worker->now;
-    if (worker->busy || worker->now - worker->idle_since < SPIN_NS) {
+    if (worker->busy || worker->breath_ns || worker->now - worker->idle_since < SPIN_NS) {
 #if defined(__x86_64__)
         _mm_pause();
 #endif

@@ -76,6 +76,8 @@ class Engine:
         large_packets: large ones (up to 66 KiB).
         burst: most packets that one pull brings in.
         busy: workers never sleep.
+        breath_ns: modelled time: each breath takes so many ns, however long it really
+            took, for results that no machine's load can change; 0: the clock's time.
         huge: try huge pages.
         program: publish counters and a control socket under this name; None: not.
         stop_on_error: a Python app's exception ends `main` (AppError).
@@ -95,6 +97,7 @@ class Engine:
         large_packets: int = 1024,
         burst: int = lib.WORKER_BURST,
         busy: bool = False,
+        breath_ns: int = 0,
         huge: bool = True,
         program: str | None = None,
         stop_on_error: bool = False,
@@ -108,6 +111,7 @@ class Engine:
             ("packets", packets, 0, 2**24),
             ("large_packets", large_packets, 0, 2**20),
             ("burst", burst, 1, lib.LINK_CAPACITY),
+            ("breath_ns", breath_ns, 0, 10**9),
         ):
             if not isinstance(value, int):
                 raise ConfigError(f"{name}: {value!r} is not a whole number")
@@ -120,7 +124,7 @@ class Engine:
         self.stop_on_error = stop_on_error
         self.started_at: float = time.monotonic()
         self._cpus = cpus
-        self._settings = {"burst": burst, "busy": busy}
+        self._settings = {"burst": burst, "busy": busy, "breath_ns": breath_ns}
         self._apps: dict[str, RunningApp] = {}
         self._links: dict[LinkSpec, RunningLink] = {}
         self._workers: list[Worker] = []
@@ -145,7 +149,7 @@ class Engine:
             path = self.directory.path / "counters" if self.directory else None
             self.counters = Counters(path, program or "")
             undo.callback(self.counters.close)
-            self.registry = Registry(self.pool.pool)
+            self.registry = Registry(self.pool)
             undo.callback(self._stop_workers)
             for number in range(workers):
                 self._add_worker(number)

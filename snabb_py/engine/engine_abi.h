@@ -267,7 +267,10 @@ struct worker {
     uint64_t clock_tsc; /* anchor of the clock: this counter was this time */
     uint64_t clock_ns;
     uint64_t clock_mult; /* ns per count << 32; 0: not calibrated yet */
-    uint64_t reserved0[3];
+    /* Modelled time: each breath takes so many ns, however long it really took, and the
+     * worker never sleeps. 0: the clock's time. Set before it starts. */
+    uint64_t breath_ns;
+    uint64_t reserved0[2];
     struct plan *next; /* published plan, NULL once taken */
     uint64_t taken;    /* plans taken so far */
     uint32_t stop;

@@ -141,8 +141,12 @@ uint32_t pool_count(const struct pool *pool, uint32_t slot_class)
 
 void pool_return(struct pool *pool, struct packet **packets, uint32_t npackets)
 {
-    for (uint32_t i = 0; i < npackets; i++)
-        pool_give(pool, packets[i] >= pool->first_large, &packets[i], 1);
+    for (uint32_t i = 0, run = 1; i < npackets; i += run, run = 1) {
+        bool is_large = packets[i] >= pool->first_large;
+        while (i + run < npackets && (packets[i + run] >= pool->first_large) == is_large)
+            run++;
+        pool_give(pool, is_large, &packets[i], run);
+    }
 }
 
 /* ---- freelists ----------------------------------------------------------- */

@@ -2,15 +2,16 @@
 
 A tap, a socket or a card belongs to the engine under a key and is lent to the app of
 one name at a time, so that a change of the network neither closes it nor opens it
-twice. Imports errors.
+twice. Imports app, memory and errors.
 """
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from snabb_py.engine.app import Resource
+from snabb_py.engine.memory import Pool
 from snabb_py.errors import ConfigError
 
 R = TypeVar("R", bound=Resource)
@@ -26,12 +27,16 @@ class _Entry:
 class Registry:
     """All resources of an engine by key.
 
+    Args:
+        pool: the engine's packets; None: apps that are lent to need none.
+
     `leaving` names the apps that the change being built takes away: what they have
     borrowed may go to others.
     """
 
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
+    def __init__(self, pool: Pool | None) -> None:
+        self.pool = pool.pool if pool else None
+        self.memory = pool.memory if pool else None
         self.leaving: AbstractSet[str] = frozenset()
         self._entries: dict[str, _Entry] = {}
 
@@ -73,6 +78,7 @@ class Lease:
         self.registry = registry
         self.owner = owner
         self.pool = registry.pool
+        self.memory = registry.memory
 
     def borrow(self, key: str, make: Callable[[], R], *, shared: bool = False) -> R:
         """See `app.Resources.borrow`."""

@@ -97,6 +97,7 @@ class Worker:
         cpu: to pin it to, or None.
         burst: most packets that one pull brings in.
         busy: never sleep.
+        breath_ns: modelled time: what each breath takes; 0: the clock's.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of one thing
@@ -108,6 +109,7 @@ class Worker:
         cpu: int | None,
         burst: int,
         busy: bool,
+        breath_ns: int = 0,
     ) -> None:
         self.number = number
         self.cpu = cpu
@@ -127,6 +129,7 @@ class Worker:
         self.worker.wake_fd = self.wake_fd
         self.worker.burst = burst
         self.worker.busy = busy
+        self.worker.breath_ns = breath_ns
         self._keep: Any = None
         self._published = 0
         self._rc = 0

@@ -90,6 +90,7 @@ class Card:
         device_id: PCI device ID.
         sfp: a 10GBASE-SR module is in its cage.
         paced: its wire carries 10 Gb/s; else as much as it is given.
+        name: what messages call it.
 
     Raises:
         DeviceError: there is no memory for it.
@@ -102,7 +103,9 @@ class Card:
         device_id: int = DEVICE_SFP,
         sfp: bool = True,
         paced: bool = True,
+        name: str = "sim",
     ) -> None:
+        self.name = name
         self.mac = MAC_PREFIX + b"\x01" if mac is None else mac
         config, config_mask = config_space(device_id=device_id, mac=self.mac)
         module = sfp_module() if sfp else None

@@ -1,0 +1,305 @@
+"""Who gets which frame: MAC and VLAN filters, pools, mirrors (data sheet 7.1.1, 7.10).
+
+Imports its siblings and errors.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from snabb_py.errors import ConfigError
+from snabb_py.nic.intel82599_access import ALL_ONES, Access, Function
+from snabb_py.nic.intel82599_config import (
+    LINK_MBPS,
+    MAC_FILTERS,
+    RSS_TABLE_SIZE,
+    VLAN_FILTERS,
+    CardConfig,
+    PoolConfig,
+    parse_mac,
+)
+
+NQUEUES: Final = 128
+
+FCTRL_MPE, FCTRL_UPE, FCTRL_BAM = 1 << 8, 1 << 9, 1 << 10
+MCSTCTRL_MFE = 1 << 2
+MRQC_RSS, MRQC_POOLS, MRQC_POOLS_RSS32, MRQC_POOLS_RSS64 = 1, 8, 0xA, 0xB
+MRQC_FIELDS = 1 << 16 | 1 << 17 | 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23
+PSRTYPE_RQPL_SHIFT = 29
+RATE_ENABLE, RATE_FRACTION = 1 << 31, 14
+VLNCTRL_VFE = 1 << 30
+VTCTL_ENABLE, VTCTL_NO_DEFAULT, VTCTL_REPLICATE = 1 << 0, 1 << 29, 1 << 30
+L2FLT_UPE, L2FLT_AUPE, L2FLT_ROMPE, L2FLT_BAM, L2FLT_MPE = (
+    1 << n for n in (22, 24, 25, 27, 28)
+)
+VLVF_ENABLE = 1 << 31
+VMVIR_DEFAULT, VMVIR_NEVER = 1 << 30, 1 << 31
+QDE_ENABLE_WRITE = 1 << 0 | 1 << 16
+RAH_AV = 1 << 31
+WEIGHT = 0x80  # of each queue among the pools' (RTTDT1C): equal
+
+
+class Filters(Access):
+    """A card that sorts frames.
+
+    Args:
+        function: the card.
+        config: its settings.
+        clock: seconds; for tests.
+    """
+
+    def __init__(
+        self, function: Function, config: CardConfig, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(function, clock)
+        self.config = config
+        self.mac = bytes(6)
+        #: For registers that choose what another one is about.
+        self.lock = threading.RLock()
+        self.pools: dict[int, PoolConfig] = {}
+        #: Address and owners (bits) of each MAC filter; a free one has no address.
+        self._macs: list[tuple[bytes, int]] = []
+        #: The filter of each VLAN.
+        self._vlans: dict[int, int] = {}
+
+    def set_filters(self) -> None:
+        """Set which addresses are received (7.1.1, without pools)."""
+        config = self.config
+        fctrl = FCTRL_BAM
+        if config.promiscuous and not config.pools:
+            fctrl |= FCTRL_UPE | FCTRL_MPE
+        if config.multicast is None:
+            fctrl |= FCTRL_MPE
+        self.write("FCTRL", fctrl)
+        hashes = [0] * 128
+        for group in config.multicast or ():
+            high = parse_mac(group, group=True)[4:]
+            bit = (high[0] >> 4 | high[1] << 4) & 0xFFF  # MCSTCTRL.MO 0: bits 47:36
+            hashes[bit // 32] |= 1 << bit % 32
+        for n, word in enumerate(hashes):
+            self.write("MTA", word, n)
+        self.write("MCSTCTRL", MCSTCTRL_MFE)
+        for mac in config.macs:
+            self.add_mac(parse_mac(mac), 0)
+
+    def add_mac(self, mac: bytes, pools: int) -> None:
+        """Receive frames to an address, for these pools (bits).
+
+        Raises:
+            ConfigError: all filters are taken.
+        """
+        known = [known for known, _ in self._macs]
+        if mac in known:
+            n = known.index(mac)
+            pools |= self._macs[n][1]
+            self._macs[n] = mac, pools
+        else:
+            free = [n for n, (address, _) in enumerate(self._macs) if not address]
+            n = free[0] if free else len(self._macs)
+            if n >= MAC_FILTERS:
+                raise ConfigError(
+                    f"{self.name}: {MAC_FILTERS} MAC addresses at most on one card"
+                )
+            self._macs[n : n + 1] = [(mac, pools)]
+        self.write("MPSAR_LO", pools & ALL_ONES, n)
+        self.write("MPSAR_HI", pools >> 32, n)
+        self.write("RAL", int.from_bytes(mac[:4], "little"), n)
+        self.write("RAH", int.from_bytes(mac[4:], "little") | RAH_AV, n)
+
+    def remove_mac(self, mac: bytes, pools: int) -> None:
+        """Take an address away from these pools."""
+        for n, (address, owners) in enumerate(self._macs):
+            if address != mac:
+                continue
+            left = owners & ~pools
+            self.write("MPSAR_LO", left & ALL_ONES, n)
+            self.write("MPSAR_HI", left >> 32, n)
+            if not left and n > 0:
+                self.write("RAH", 0, n)
+                self._macs[n] = b"", 0
+            else:
+                self._macs[n] = address, left
+
+    def set_up_spreading(self) -> None:
+        """Set how frames are spread over queues (7.1.2.8, 7.10.2)."""
+        config = self.config
+        queues = config.rss_queues
+        table = config.rss_table or tuple(range(queues))
+        for n in range(RSS_TABLE_SIZE // 4):
+            entries = [table[(4 * n + i) % len(table)] for i in range(4)]
+            self.write("RETA", int.from_bytes(bytes(entries), "little"), n)
+        for n in range(10):
+            word = int.from_bytes(config.rss_key[4 * n : 4 * n + 4], "little")
+            self.write("RSSRK", word, n)
+        if config.pools:
+            modes = {1: MRQC_POOLS, 2: MRQC_POOLS_RSS64, 4: MRQC_POOLS_RSS32}
+            mode = modes[config.pool_queues]
+        else:
+            mode = MRQC_RSS
+        # RSS with one queue too: its hash is of use to whoever gets the packet.
+        self.write("MRQC", mode | MRQC_FIELDS)
+        share = (queues - 1).bit_length() << PSRTYPE_RQPL_SHIFT
+        self.fill("PSRTYPE", share if config.pools else 0)
+        for n in range(32):  # statistics by queue: the first sixteen have their own
+            slots = bytes(min(4 * n + i, 15) for i in range(4))
+            self.write("RQSMR", int.from_bytes(slots, "little"), n)
+            self.write("TQSM", int.from_bytes(slots, "little"), n)
+
+    def set_rate(self, queue: int, mbps: float | None) -> None:
+        """Limit what a queue sends (7.7.2.1: a factor, 14 bits after the point)."""
+        factor = 0
+        if mbps is not None and mbps < LINK_MBPS:
+            factor = RATE_ENABLE | round(LINK_MBPS / mbps * (1 << RATE_FRACTION))
+        with self.lock:
+            self.write("RTTDQSEL", queue)
+            self.write("RTTBCNRC", factor)
+
+    # -- pools, 4.6.10 ---------------------------------------------------------
+
+    def set_up_pools(self) -> None:
+        """Set virtualisation up: no pool gets or sends anything yet."""
+        config = self.config
+        self.write("PFVTCTL", VTCTL_ENABLE | VTCTL_NO_DEFAULT | VTCTL_REPLICATE)
+        for register in ("PFVFRE", "PFVFTE", "PFVML2FLT", "PFVMVIR", "PFVFSPOOF"):
+            self.fill(register)
+        self.set("VLNCTRL", VLNCTRL_VFE)
+        self.write("PFDTXGSWC", int(config.switch))
+        self.fill("PFVMTXSW")
+        for queue in range(NQUEUES):
+            # A pool without descriptors must not hold up the others.
+            self.write("PFQDE", queue << 8 | QDE_ENABLE_WRITE)
+        with self.lock:
+            for queue in range(NQUEUES):
+                self.write("RTTDQSEL", queue)
+                self.write("RTTDT1C", WEIGHT)
+        self.fill("PFMRCTL")
+
+    def set_mirrors(self) -> None:
+        """Set the mirror rules; VLANs must have been added before (7.10.3.6)."""
+        for n, mirror in enumerate(self.config.mirrors):
+            watched = sum(1 << pool for pool in mirror.pools)
+            places = sum(1 << self._vlans[v] for v in mirror.vlans if v in self._vlans)
+            for register, word in (("PFMRVM", watched), ("PFMRVLAN", places)):
+                self.write(register, word & ALL_ONES, n)
+                self.write(register, word >> 32, n + 4)
+            self.write(
+                "PFMRCTL",
+                bool(mirror.pools)
+                | mirror.incoming << 1
+                | mirror.outgoing << 2
+                | bool(mirror.vlans) << 3
+                | mirror.pool << 8,
+                n,
+            )
+
+    def add_vlan(self, vlan: int, pool: int) -> None:
+        """Make a pool a member of a VLAN.
+
+        Raises:
+            ConfigError: all filters are taken.
+        """
+        if vlan not in self._vlans:
+            places = set(range(VLAN_FILTERS)) - set(self._vlans.values())
+            if not places:
+                raise ConfigError(
+                    f"{self.name}: {VLAN_FILTERS} VLANs at most on one card"
+                )
+            self._vlans[vlan] = min(places)
+        n = self._vlans[vlan]
+        self.write("PFVLVF", vlan | VLVF_ENABLE, n)
+        self.set("PFVLVFB", 1 << pool % 32, 2 * n + pool // 32)
+        self.set("VFTA", 1 << vlan % 32, vlan // 32)
+
+    def remove_vlan(self, vlan: int, pool: int) -> None:
+        """End a pool's membership; a VLAN without members is not received."""
+        n = self._vlans[vlan]
+        self.clear("PFVLVFB", 1 << pool % 32, 2 * n + pool // 32)
+        if not self.read("PFVLVFB", 2 * n) and not self.read("PFVLVFB", 2 * n + 1):
+            self.write("PFVLVF", 0, n)
+            self.clear("VFTA", 1 << vlan % 32, vlan // 32)
+            del self._vlans[vlan]
+
+    def set_pool(self, pool: PoolConfig) -> None:
+        """Make a pool what its config says, whatever it was before.
+
+        Raises:
+            ConfigError: another pool has its address in the same VLAN; no filter is
+                left. The pool is then as before.
+        """
+        with self.lock:
+            self.check_pool(pool)
+            self.remove_pool(pool.number)
+            number, bit = pool.number, 1 << pool.number
+            half, place = number // 32, 1 << number % 32
+            self.pools[number] = pool
+            for mac in pool.macs:
+                self.add_mac(parse_mac(mac), bit)
+            for vlan in pool.vlans:
+                self.add_vlan(vlan, number)
+            accept = L2FLT_BAM | L2FLT_MPE | L2FLT_ROMPE
+            accept |= L2FLT_AUPE if pool.vlan is None else 0
+            accept |= L2FLT_UPE if pool.promiscuous else 0
+            self.write("PFVML2FLT", accept, number)
+            tag = VMVIR_NEVER
+            if pool.vlan is not None:
+                tag = VMVIR_DEFAULT | pool.vlan
+            self.write("PFVMVIR", tag, number)
+            if pool.check_source:
+                checks = 0x101 << number % 8
+                self.set("PFVFSPOOF", checks, number // 8)
+            if self.config.switch:
+                self.clear("PFVMTXSW", place, half)
+            stride = self.config.pool_stride
+            for queue in range(number * stride, (number + 1) * stride):
+                self.set_rate(queue, pool.rate_mbps)
+            self.set("PFVFRE", place, half)
+            self.set("PFVFTE", place, half)
+            self.set_mirrors()
+
+    def check_pool(self, pool: PoolConfig) -> None:
+        """Refuse a pool that cannot be beside the others.
+
+        Raises:
+            ConfigError: see `set_pool`.
+        """
+        if pool.number >= self.config.npools:
+            raise ConfigError(
+                f"pool {pool.number}: {self.name} has {self.config.npools} of them"
+            )
+        others = [p for n, p in self.pools.items() if n != pool.number]
+        for other in others:
+            shared = {parse_mac(m) for m in pool.macs} & {
+                parse_mac(m) for m in other.macs
+            }
+            meet = set(pool.vlans) & set(other.vlans) or (
+                not pool.vlans and not other.vlans
+            )
+            if shared and meet:
+                raise ConfigError(
+                    f"pool {pool.number}: MAC address {min(shared).hex(':')} is pool "
+                    f"{other.number}'s in the same VLAN"
+                )
+        macs = {parse_mac(m) for p in (*others, pool) for m in p.macs} | {self.mac}
+        vlans = {v for p in (*others, pool) for v in p.vlans}
+        if len(macs) > MAC_FILTERS:
+            raise ConfigError(
+                f"pool {pool.number}: {MAC_FILTERS} MAC addresses at most on one card"
+            )
+        if len(vlans) > VLAN_FILTERS:
+            raise ConfigError(
+                f"pool {pool.number}: {VLAN_FILTERS} VLANs at most on one card"
+            )
+
+    def remove_pool(self, number: int) -> None:
+        """Let a pool get and send nothing any more."""
+        pool = self.pools.pop(number, None)
+        half, place = number // 32, 1 << number % 32
+        self.clear("PFVFRE", place, half)
+        self.clear("PFVFTE", place, half)
+        self.clear("PFVFSPOOF", 0x101 << number % 8, number // 8)
+        self.write("PFVML2FLT", 0, number)
+        if pool is not None:
+            for mac in pool.macs:
+                self.remove_mac(parse_mac(mac), 1 << number)
+            for vlan in pool.vlans:
+                self.remove_vlan(vlan, number)
