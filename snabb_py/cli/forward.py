@@ -1,16 +1,18 @@
 """`snabb-py forward`: two interfaces joined through a chain of forwarders."""
 
 import sys
+from dataclasses import replace
 
 import click
 
 from snabb_py.apps.basic import Forward, Police
 from snabb_py.cli.interfaces import (
+    RING_SIZE,
     UNFINISHED,
     Direction,
     Interface,
     attach,
-    attach_memory,
+    engine_settings,
 )
 from snabb_py.cli.options import Number, engine_options, report_options
 from snabb_py.cli.run import Ending, Reporter, run
@@ -20,30 +22,45 @@ from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
 
 MOST_HOPS = 1000
+#: Interfaces of which there can be several with the same word.
+SEVERAL = ("null", "sim")
 
 
-def build(
-    a: str | None, b: str | None, *, hops: int, bidir: bool, police: float | None
+def build(  # noqa: PLR0913 - the options of a program
+    a: str | None,
+    b: str | None,
+    *,
+    hops: int,
+    bidir: bool,
+    police: float | None,
+    ring_size: int = RING_SIZE,
 ) -> tuple[Config, list[Direction]]:
     """Return the app network and what to count in it.
 
     Args:
-        a: an interface; None with b None: traffic in memory.
+        a: an interface; None with b None: two software cards.
         b: the other one.
         hops: forwarders in each direction.
         bidir: also from b to a.
         police: Gbps that may pass in each direction.
+        ring_size: descriptors of cards' rings.
 
     Raises:
         ConfigError: an interface's name is wrong, or one is used twice.
     """
     config = Config()
-    if a is None or b is None:
-        ends = attach_memory(config, "a"), attach_memory(config, "b")
-    else:
-        if a == b and a != "null":
-            raise ConfigError(f'interface "{a}": cannot be both ends')
-        ends = attach(config, "a", a), attach(config, "b", b)
+    a, b = a or "sim", b or "sim"
+    if a == b and a.partition(",")[0] not in SEVERAL:
+        raise ConfigError(f'interface "{a}": cannot be both ends')
+    ends = tuple(
+        attach(config, name, word, number=number, ring_size=ring_size)
+        for number, (name, word) in enumerate((("a", a), ("b", b)))
+    )
+    if a == b:
+        ends = tuple(
+            replace(end, word=f"{end.word} ({name})")
+            for end, name in zip(ends, "ab", strict=True)
+        )
     directions = []
     ways = (("ab", ends[0], ends[1]), ("ba", ends[1], ends[0]))
     for name, source, target in ways:
@@ -61,6 +78,12 @@ def build(
 
 def _leave_out(config: Config, source: Interface, target: Interface) -> None:
     """Remove what only the direction that is not wanted would have used."""
+    entry = source.entry
+    if source.sim and entry and issubclass(config.apps[entry].cls, FiniteSource):
+        del config.apps[entry]
+        config.links = {link for link in config.links if link.from_app != entry}
+    if source.sim and target.sim:
+        return
     gone = {target.transmit.partition(".")[0]}
     if source.receive:
         gone.add(source.receive.partition(".")[0])
@@ -99,7 +122,7 @@ def text_graph(config: Config, directions: list[Direction]) -> str:
     """Return the app network as text, a direction to the line."""
     lines = []
     for d in directions:
-        names = (d.source_app, *d.apps, d.target_app)
+        names = d.path
         labels = [f"{name} ({config.apps[name].cls.__name__})" for name in names]
         lines.append(f"{d.source.word} -> {d.target.word}")
         lines.append("  " + "\n    -> ".join(labels))
@@ -139,6 +162,20 @@ def is_done(engine: Engine, directions: list[Direction]) -> bool:
     help="Drop what exceeds this rate on the wire, in each direction.",
 )
 @click.option(
+    "--ring-size",
+    type=int,
+    default=RING_SIZE,
+    show_default=True,
+    metavar="N",
+    help="Descriptors of each ring of a card, a power of two.",
+)
+@click.option(
+    "--sim-cpu",
+    type=int,
+    metavar="N",
+    help="Pin the worker of the software cards to this CPU.",
+)
+@click.option(
     "--graph",
     is_flag=False,
     flag_value="text",
@@ -154,6 +191,8 @@ def program(  # noqa: PLR0913 - the options of a program
     hops: int,
     bidir: bool,
     police: float | None,
+    ring_size: int,
+    sim_cpu: int | None,
     graph: str | None,
     duration: float | None,
     interval: float,
@@ -165,16 +204,38 @@ def program(  # noqa: PLR0913 - the options of a program
 
     \b
     An interface is one of
+      0000:01:00.0[,OPTION]... an Intel 82599, by its PCI address
+      sim[,OPTION]...          a software 82599, through the same driver
       raw:IFNAME               a network interface of the kernel
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
       null                     gives nothing, swallows everything
 
+    Without A and B it joins two software cards: on the wire of each a generator sends
+    to the other. A generator sends at line rate, 10 Gb/s, as long as its card takes
+    the frames: it waits when the card's packet buffer fills, so none is lost.
+
+    \b
+    Options of cards
+      ring=N mtu=N             descriptors of each ring; 9000 bytes
+      mac=MAC                  receive what is for MAC or the card, not all
+    and of sim
+      wire=WORD                gen (default), sink, null, tap:NAME, raw:IFNAME, or
+                               pcap:F[,F], which must come last
+      rate=14.88Mpps|2.5Gbps   send at this rate whatever the card takes
+      rate=max                 as fast as the card takes frames, beyond 10 Gb/s
+      size=64 size=64+1518 size=imix flows=16 vlan=N ip=6 count=N
+      inline                   the card takes turns with its driver in one worker, in
+                               modelled time: a breath takes 2 us, and the result does
+                               not depend on the machine's load
+
+    Offered and forwarded are counted at the wires. Software cards have a worker of
+    their own (--sim-cpu), on a machine with one CPU they are inline.
+
     --police is a token bucket: 10 ms of the rate, 128 KiB at least, may pass at once.
     Captures are sent as fast as they are taken and written with the time of writing. A
     tap that was made for the run goes with it.
 
-    Without A and B, traffic made and swallowed in memory stands for two cards.
     Gbps are bits on the wire: preamble, FCS and gap count. A run whose sources are
     all captures ends when they have been sent.
 
@@ -182,16 +243,21 @@ def program(  # noqa: PLR0913 - the options of a program
     Examples:
       snabb-py forward --hops 8 --bidir
       snabb-py forward raw:eth1 raw:eth2 --bidir --police 2
+      snabb-py forward 0000:01:00.0 0000:01:00.1 --bidir --cpu 2
+      snabb-py forward sim,rate=7.81Mpps sim,rate=7.81Mpps --hops 8 --bidir
+      snabb-py forward sim,inline,count=1e6 sim,inline,count=1e6 --hops 8 --bidir
       snabb-py forward pcap:in.pcap pcap:,out.pcap --hops 3
       snabb-py forward raw:eth1 tap:tap0 --bidir --json --duration 10
     """
     if (a is None) != (b is None):
         raise click.UsageError("give both interfaces, or neither")
-    config, directions = build(a, b, hops=hops, bidir=bidir, police=police)
+    config, directions = build(
+        a, b, hops=hops, bidir=bidir, police=police, ring_size=ring_size
+    )
     if graph:
         print(config.graphviz() if graph == "dot" else text_graph(config, directions))
         return
-    large = any(d.source.needs_large or d.target.needs_large for d in directions)
+    ends = (directions[0].source, directions[0].target)
     words = f"{a} {b}"
     reporter = Reporter(
         "forward",
@@ -201,19 +267,14 @@ def program(  # noqa: PLR0913 - the options of a program
     try:
         with (
             Ending() as ending,
+            engine_settings(ends, cpu=cpu, sim_cpu=sim_cpu) as settings,
             Engine(
-                cpus=[cpu],
-                busy=busy,
-                large_packets=1024 if large else 0,
-                program="forward",
-                log=reporter.log,
+                busy=busy, program="forward", log=reporter.log, **settings
             ) as engine,
         ):
             ending.of(engine)
             if a is None:
-                reporter.log(
-                    "no interfaces given: traffic is made and swallowed in memory"
-                )
+                reporter.log("no interfaces given: two software cards stand for them")
             summary = run(
                 engine,
                 config,

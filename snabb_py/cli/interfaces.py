@@ -4,21 +4,39 @@ raw:IFNAME              a network interface of the kernel, by AF_PACKET
 tap:NAME                a tap interface, made if it is not there
 pcap:IN.pcap[,OUT.pcap] a capture to send, and one to write; either may be left out
 null                    gives nothing, swallows everything
+0000:01:00.0            an Intel 82599, by its PCI address; see `cards`
+sim                     a software 82599; see `cards`
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
-from snabb_py.apps.basic import Sink, Source
+from snabb_py.apps.basic import Sink
 from snabb_py.engine import counter
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
+from snabb_py.nic.intel82599_statistics import NAMES as STATISTICS
 
 #: The reason of packets that a target has taken and could not deliver.
 UNFINISHED = "drop-unfinished"
 
-KINDS = "raw:IFNAME, tap:NAME, pcap:IN.pcap[,OUT.pcap] or null"
+KINDS = (
+    "raw:IFNAME, tap:NAME, pcap:IN.pcap[,OUT.pcap], null, sim[,OPTION]... or a PCI "
+    "address"
+)
+PCI_ADDRESS = re.compile(
+    r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7](,.*)?"
+)
+#: Descriptors of a card's rings.
+RING_SIZE = 1024
+#: Drops that a driver reads from its card.
+ECHOES = tuple(name for name in STATISTICS if counter.is_drop(name))
+FCS_SIZE = 4  #: bytes that a card's counts have and ours have not
 
 
 @dataclass(frozen=True)
@@ -30,25 +48,72 @@ class Interface:
         receive: port that its packets come from, "a.tx"; None: none come.
         transmit: port that takes packets for it, "a.rx".
         needs_large: super-frames may come: large packets are wanted.
+        is_physical: it is a device that knows no addresses but physical ones.
+        entry, exit: apps where packets come in from outside and leave; those of
+            `receive` and `transmit` where nothing is said.
+        inside: further apps between these and the ports, the outside first.
+        statistics: name of the app that has the counts of a real card's wire.
+        sim: the software card that it is.
     """
 
     word: str
     receive: str | None
     transmit: str
     needs_large: bool = False
+    is_physical: bool = False
+    entry: str = ""
+    exit: str = ""
+    inside: tuple[str, ...] = ()
+    statistics: str = ""
+    sim: Any = field(default=None, compare=False)
+
+    @property
+    def way_in(self) -> tuple[str, ...]:
+        """The apps that its packets come through, the outside first."""
+        entry = self.entry or (self.receive or "").partition(".")[0]
+        return (entry, *self.inside)
+
+    @property
+    def way_out(self) -> tuple[str, ...]:
+        """The apps that packets for it go through, the outside last."""
+        last = self.exit or self.transmit.partition(".")[0]
+        return (*reversed(self.inside), last)
 
 
-def attach(config: Config, name: str, word: str) -> Interface:
+def attach(
+    config: Config,
+    name: str,
+    word: str,
+    *,
+    number: int = 0,
+    ring_size: int = RING_SIZE,
+) -> Interface:
     """Add the apps of an interface to a config.
 
     Args:
-        config: gets one or two apps, not linked yet.
+        config: gets its apps, the ports not linked yet.
         name: for the apps: "a" gives "a", or "a-in" and "a-out".
         word: see the module.
+        number: of the interface among the program's.
+        ring_size: descriptors of a card's rings, where the word says nothing.
 
     Raises:
         ConfigError: the word is none of those.
+        DeviceError: there is no such card.
     """
+    if word.partition(",")[0] == "sim":
+        return _attach_sim(config, name, word, number, ring_size)
+    if PCI_ADDRESS.fullmatch(word):
+        from snabb_py.cli.cards import attach_pci
+
+        is_physical = attach_pci(config, name, word, ring=ring_size)
+        return Interface(
+            word,
+            f"{name}.tx",
+            f"{name}.rx",
+            is_physical=is_physical,
+            statistics=name,
+        )
     kind, _, rest = word.partition(":")
     maker = _MAKERS.get(kind)
     if maker is None:
@@ -56,11 +121,66 @@ def attach(config: Config, name: str, word: str) -> Interface:
     return maker(config, name, word, rest)
 
 
-def attach_memory(config: Config, name: str) -> Interface:
-    """Add a source and a sink in memory that stand for a card."""
-    config.app(f"{name}-in", Source)
-    config.app(f"{name}-out", Sink)
-    return Interface(f"memory:{name}", f"{name}-in.tx", f"{name}-out.rx")
+def _attach_sim(
+    config: Config, name: str, word: str, number: int, ring_size: int
+) -> Interface:
+    from snabb_py.cli.cards import attach_sim
+
+    sim = attach_sim(config, name, word, number=number, ring=ring_size)
+    return Interface(
+        word,
+        f"{name}.tx" if sim.entry else None,
+        f"{name}.rx",
+        needs_large=sim.needs_large,
+        entry=sim.entry or "",
+        exit=sim.exit,
+        inside=tuple(app for app in sim.inside if app != sim.entry),
+        sim=sim,
+    )
+
+
+@contextlib.contextmanager
+def engine_settings(
+    interfaces: Sequence[Interface],
+    *,
+    cpu: int | None = None,
+    sim_cpu: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Give what an engine must be for these interfaces, as its arguments.
+
+    Software cards are closed at the end: the engine must be closed by then.
+
+    Args:
+        interfaces: attached to the config.
+        cpu: of the worker.
+        sim_cpu: of the worker that software cards have.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    from snabb_py.cli.cards import INLINE_BREATH_NS, SIM_PACKETS
+
+    sims = [i.sim for i in interfaces if i.sim]
+    inline = [sim.is_inline for sim in sims]
+    try:
+        if any(inline) and not all(inline):
+            raise ConfigError("sim: all software cards are inline, or none is")
+        if any(inline) and len(sims) < len(interfaces):
+            raise ConfigError(
+                "sim,inline: its time is modelled, and that of no other interface"
+            )
+        free = bool(sims) and not any(inline)
+        yield {
+            "workers": 2 if free else 1,
+            "cpus": [cpu, sim_cpu] if free else [cpu],
+            "packets": max(SIM_PACKETS * len(sims), SIM_PACKETS),
+            "large_packets": 1024 if any(i.needs_large for i in interfaces) else 0,
+            "breath_ns": INLINE_BREATH_NS if any(inline) else 0,
+            **({"physical": True} if any(i.is_physical for i in interfaces) else {}),
+        }
+    finally:
+        for sim in sims:
+            sim.card.close()
 
 
 def _attach_null(config: Config, name: str, word: str, rest: str) -> Interface:
@@ -154,12 +274,17 @@ class Direction:
     @property
     def source_app(self) -> str:
         """The app that packets come from."""
-        return (self.source.receive or "").partition(".")[0]
+        return self.source.way_in[0]
 
     @property
     def target_app(self) -> str:
         """The app that takes them."""
-        return self.target.transmit.partition(".")[0]
+        return self.target.way_out[-1]
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """All apps that a packet goes through."""
+        return (*self.source.way_in, *self.apps, *self.target.way_out)
 
     def read(self, engine: Engine, *, is_last: bool = False) -> "Reading":
         """Return the counts as they are now.
@@ -170,27 +295,62 @@ class Direction:
                 now is lost.
         """
         # The end first: packets move on meanwhile, and none leaves before it came.
-        at_target = app_drops(engine, self.target_app, "drop-rx-")
-        last = self._link_to(engine, self.target_app)
-        unfinished = engine.apps[self.target_app].instance.unfinished if is_last else 0
-        if unfinished:
-            at_target[f"{self.target_app} {UNFINISHED}"] = unfinished
-        first = self._link_from(engine, self.source_app)
-        at_source = app_drops(engine, self.source_app, "drop-tx-")
+        forwarded, nbytes, at_target = self._arrived(engine, is_last=is_last)
+        at_source = self._drops(engine, self.source, self.source.way_in, "drop-tx-")
         drops = dict(at_source)
         for name in self.apps:
             drops |= app_drops(engine, name)
-        chain = {self.source_app, *self.apps}
+        steps = set(pairwise(self.path))
         for spec, link in engine.links.items():
-            if spec.from_app in chain and spec.to_app != self.source_app:
-                n = link.counters["txdrop"]
-                drops |= {f"{spec} txdrop": n} if n else {}
+            if (spec.from_app, spec.to_app) in steps and (n := link.counters["txdrop"]):
+                drops[f"{spec} txdrop"] = n
         return Reading(
-            offered=first["txpackets"] + first["txdrop"] + sum(at_source.values()),
-            forwarded=last["rxpackets"] - sum(at_target.values()),
-            bytes=last["rxbytes"],
+            offered=self._offered(engine, at_source),
+            forwarded=forwarded,
+            bytes=nbytes,
             drops=drops | at_target,
         )
+
+    def _arrived(
+        self, engine: Engine, *, is_last: bool
+    ) -> tuple[int, int, dict[str, int]]:
+        """Return packets and bytes that left at the end, and what was lost there."""
+        drops = self._drops(engine, self.target, self.target.way_out, "drop-rx-")
+        if self.target.statistics:
+            counts = engine.apps[self.target.statistics].instance.statistics()
+            n = counts["tx-good-packets"]
+            return n, counts["tx-good-bytes"] - FCS_SIZE * n, drops
+        unfinished = engine.apps[self.target_app].instance.unfinished if is_last else 0
+        if unfinished:
+            drops[f"{self.target_app} {UNFINISHED}"] = unfinished
+        last = self._link_to(engine, self.target_app)
+        at_end = app_drops(engine, self.target_app, "drop-rx-")
+        lost = sum(at_end.values()) + unfinished
+        return last["rxpackets"] - lost, last["rxbytes"], drops
+
+    def _offered(self, engine: Engine, drops: dict[str, int]) -> int:
+        """Return packets that came, those lost at their source among them."""
+        if self.source.statistics:
+            counts = engine.apps[self.source.statistics].instance.statistics()
+            return int(counts["rx-good-packets"])
+        first = self._link_from(engine, self.source_app)
+        at_begin = sum(
+            n for name, n in drops.items() if name.startswith(f"{self.source_app} ")
+        )
+        return first["txpackets"] + first["txdrop"] + at_begin
+
+    @staticmethod
+    def _drops(
+        engine: Engine, interface: Interface, apps: Sequence[str], but_not: str
+    ) -> dict[str, int]:
+        drops: dict[str, int] = {}
+        for name in apps:
+            drops |= app_drops(engine, name, but_not)
+        if interface.sim:
+            # What its driver reads from a software card, the card has counted itself.
+            for reason in ECHOES:
+                drops.pop(f"{interface.inside[-1]} {reason}", None)
+        return drops
 
     @staticmethod
     def _link_from(engine: Engine, app: str) -> dict[str, int]:

@@ -31,7 +31,7 @@ class Function(Protocol):
     def write(self, offset: int, value: int) -> None:
         """Write a register of BAR 0."""
 
-    def map(self, iova: int, address: Any, size: int) -> None:
+    def map(self, iova: int, address: int, size: int) -> None:
         """Let the card reach memory."""
 
     def set_master(self, on: bool) -> None:

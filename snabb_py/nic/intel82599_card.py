@@ -164,7 +164,7 @@ class Nic(Setup):
         if self.function.is_physical:
             return memory.physical()
         start = int(ffi.cast("uintptr_t", memory.address))
-        self.function.map(start, memory.address, memory.size)
+        self.function.map(start, start, memory.size)
         return list(range(start, start + memory.size, 2 << 20))
 
     # -- queues ----------------------------------------------------------------

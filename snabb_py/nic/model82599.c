@@ -588,6 +588,7 @@ struct model_card *model_new(const struct model_identity *identity)
     memcpy(card->mac, identity->mac, sizeof(card->mac));
     memset(card->interrupt_fd, -1, sizeof(card->interrupt_fd));
     card->unpaced = identity->unpaced;
+    card->waits = identity->waits;
     card->recent[0] = card->recent[1] = UINT32_MAX;
     card->plugged = card->was_up = true;
     phy_init(&card->phy, identity->eeprom, identity->sfp);
@@ -690,7 +691,7 @@ static uint32_t model_push(struct app *app)
     struct model_card *card = app->state;
     struct link *in = app->input[0];
     uint32_t n = in ? link_readable(in) : 0;
-    if (n == 0)
+    if (n == 0 || (card->waits && fifo_waiting(card)))
         return 0;
     struct packet *burst[LINK_CAPACITY];
     struct model_tally received = {0};
@@ -766,4 +767,14 @@ const struct app_ops model82599_ops = {
     .retire = model_retire,
     .arm = model_arm,
     .held = model_held,
+};
+
+const struct app_ops model82599_local_ops = {
+    .pull = model_pull,
+    .push = model_push,
+    .tick = model_tick,
+    .retire = model_retire,
+    .arm = model_arm,
+    .held = model_held,
+    .internal = 1,
 };

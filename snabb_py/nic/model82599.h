@@ -179,6 +179,7 @@ struct model_card {
     bool polled; /* tails are written behind our back */
 
     bool unpaced;
+    bool waits;
     bool plugged;
     bool was_up;
     bool negotiated; /* AUTOC.AN_RESTART since the reset */

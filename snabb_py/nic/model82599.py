@@ -90,19 +90,22 @@ class Card:
         device_id: PCI device ID.
         sfp: a 10GBASE-SR module is in its cage.
         paced: its wire carries 10 Gb/s; else as much as it is given.
+        waits: frames wait on the wire while the packet buffer holds any: none is missed
+            because the driver is slow. A real wire does not wait.
         name: what messages call it.
 
     Raises:
         DeviceError: there is no memory for it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all have defaults
         self,
         *,
         mac: bytes | None = None,
         device_id: int = DEVICE_SFP,
         sfp: bool = True,
         paced: bool = True,
+        waits: bool = False,
         name: str = "sim",
     ) -> None:
         self.name = name
@@ -120,7 +123,8 @@ class Card:
             "sfp": ffi.NULL if module is None else ffi.new("uint8_t[]", module),
         }
         identity = ffi.new(
-            "struct model_identity *", {**keep, "mac": self.mac, "unpaced": not paced}
+            "struct model_identity *",
+            {**keep, "mac": self.mac, "unpaced": not paced, "waits": waits},
         )
         self.card: Any = lib.model_new(identity)
         if not self.card:
@@ -284,3 +288,12 @@ class SoftwareCard(App):
     def __init__(self, card: Card) -> None:
         self.card = card
         self.state = card.card
+
+
+class LocalSoftwareCard(SoftwareCard):
+    """The same for a card whose driver is an app of the same network.
+
+    What it sends comes from within: it goes on while the network drains.
+    """
+
+    ops = ffi.addressof(lib.model82599_local_ops)

@@ -94,7 +94,8 @@ struct model_identity {
     const uint16_t *eeprom; /* MODEL_EEPROM_WORDS, in host order */
     const uint8_t *sfp;     /* MODEL_SFP_SIZE bytes at I2C address 0xa0; NULL: no module */
     uint8_t mac[6];
-    uint16_t unpaced; /* the wire takes frames as fast as they come, not at 10 Gb/s */
+    uint8_t unpaced; /* the wire takes frames as fast as they come, not at 10 Gb/s */
+    uint8_t waits;   /* frames wait on the wire while the packet buffer holds any */
 };
 
 /* NULL: out of memory or file descriptors. */
@@ -145,3 +146,6 @@ void model_get_counters(struct model_card *card, uint64_t *counters);
 /* The app; its state is the card. Input 0: frames that come on the wire, output 0:
  * frames that go. */
 extern const struct app_ops model82599_ops;
+/* The same for a card whose host is an app of this network: what it sends comes from
+ * within, and goes on while the network drains. */
+extern const struct app_ops model82599_local_ops;

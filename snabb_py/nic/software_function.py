@@ -6,7 +6,7 @@ Imports model82599 and the extension.
 from collections.abc import Sequence
 from typing import Any
 
-from snabb_py._native import lib
+from snabb_py._native import ffi, lib
 from snabb_py.nic.config_space import DEVICE_SFP, VENDOR
 from snabb_py.nic.model82599 import Card
 
@@ -46,9 +46,9 @@ class SoftwareFunction:
         """Write a register."""
         self.card.write(offset, value)
 
-    def map(self, iova: int, address: Any, size: int) -> None:
+    def map(self, iova: int, address: int, size: int) -> None:
         """Let the card reach memory, the caller's, until `unmap` or `close`."""
-        self.card.map(iova, address, size)
+        self.card.map(iova, ffi.cast("void *", address), size)
         self._mapped.append((iova, size))
 
     def unmap(self, iova: int, size: int) -> None:

@@ -46,8 +46,8 @@ def forward(*arguments: str) -> dict[str, Any]:
 def test_both_directions_without_interfaces() -> None:
     result = forward("--hops", "8", "--bidir", "--duration", "0.5")
     assert [(d["from"], d["to"]) for d in result["directions"]] == [
-        ("memory:a", "memory:b"),
-        ("memory:b", "memory:a"),
+        ("sim (a)", "sim (b)"),
+        ("sim (b)", "sim (a)"),
     ]
     for d in result["directions"]:
         assert d["forwarded"] == d["offered"] > 0
@@ -77,7 +77,7 @@ def test_reports_are_json_lines() -> None:
 def test_plain_output_says_what_stands_for_the_cards() -> None:
     done = snabb("forward", "--duration", "0.3", "--interval", "0.1")
     assert "no interfaces given" in done.stderr
-    assert "memory:a -> memory:b: offered" in done.stdout
+    assert "sim (a) -> sim (b): offered" in done.stdout
 
 
 def test_a_terminal_gets_a_table() -> None:
@@ -106,11 +106,16 @@ def test_a_terminal_gets_a_table() -> None:
 
 def test_the_graph_is_printed_and_nothing_runs() -> None:
     text = snabb("forward", "--hops", "2", "--bidir", "--graph").stdout
-    assert text.splitlines()[:4] == [
-        "memory:a -> memory:b",
-        "  a-in (Source)",
+    assert text.splitlines()[:9] == [
+        "sim (a) -> sim (b)",
+        "  a-wire-in (Generator)",
+        "    -> a-card (LocalSoftwareCard)",
+        "    -> a (LocalIntel82599)",
         "    -> ab-hop1 (Forward)",
         "    -> ab-hop2 (Forward)",
+        "    -> b (LocalIntel82599)",
+        "    -> b-card (LocalSoftwareCard)",
+        "    -> b-wire-out (Checker)",
     ]
     assert snabb("forward", "--graph", "dot").stdout.startswith("digraph")
 
@@ -223,7 +228,7 @@ def test_counters_and_control_of_a_running_instance() -> None:
         reader = CountersReader(directory / "counters")
         assert reader.program == "forward"
         rows = reader.read()
-        first = rows["links/a-in.tx -> ab-hop1.rx"]
+        first = rows["links/a.tx -> ab-hop1.rx"]
         assert isinstance(first, dict)
         assert first["txpackets"] >= first["rxpackets"] > 0
         histogram = rows["workers/0/breath-gap-ns"]

@@ -1,0 +1,269 @@
+"""Cards as interfaces: PCI addresses and software 82599s, made into apps.
+
+    0000:01:00.0[,OPTION]...    an Intel 82599
+    sim[,OPTION]...             a software one, with a wire
+
+Options of both: ring=N, mtu=N, mac=MAC (further address; then not promiscuous). Of a
+software card: inline, wire=..., and those of the wire's generator.
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from snabb_py.apps.basic import Sink
+from snabb_py.apps.traffic import IMIX, Checker, Generator, udp_frames
+from snabb_py.cli.card_wires import IP_VERSIONS, parse_rate, parse_sizes
+from snabb_py.engine.config import Config
+from snabb_py.errors import ConfigError
+from snabb_py.nic.intel82599 import Intel82599, LocalIntel82599
+from snabb_py.nic.intel82599_config import LINK_MBPS, CardConfig
+from snabb_py.nic.model82599 import MAC_PREFIX, Card, LocalSoftwareCard
+
+#: What a breath takes of modelled time, where card and driver share a worker: about 30
+#: of the smallest packets at line rate.
+INLINE_BREATH_NS = 2000
+#: The worker of software cards that run by themselves.
+SIM_WORKER = 1
+#: Packets for each software card: rings, links, and a full packet buffer.
+SIM_PACKETS = 16384
+CARD_OPTIONS = ("ring", "mtu", "mac")
+GENERATOR_OPTIONS = ("rate", "size", "flows", "vlan", "ip", "count")
+SIM = (
+    "sim[,inline][,wire=gen|sink|null|tap:NAME|raw:IFNAME|pcap:F]"
+    "[,rate=PPS|Gbps|max][,size=N|N+N...|imix][,flows=N][,count=N][,ring=N][,mtu=N]"
+)
+
+
+@dataclass(frozen=True)
+class CardWord:
+    """What a user said of a card.
+
+    Attributes:
+        word: all of it.
+        name: "sim" or the PCI address.
+        options: by name; "inline" has the value "".
+    """
+
+    word: str
+    name: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, text: str) -> ConfigError:
+        """Return the error that names the word."""
+        return ConfigError(f'interface "{self.word}": {text}')
+
+    def number(self, key: str, default: int) -> int:
+        """Return an option's value.
+
+        Raises:
+            ConfigError: it is no whole number.
+        """
+        try:
+            return int(float(self.options.get(key, default)))
+        except (ValueError, OverflowError):
+            raise self.fail(
+                f'{key}: "{self.options[key]}" is not a whole number'
+            ) from None
+
+
+def parse(word: str, allowed: tuple[str, ...]) -> CardWord:
+    """Return the parts of a card's word.
+
+    Args:
+        word: "sim,wire=tap:tap0"; a capture's name takes what follows it.
+        allowed: names of options.
+
+    Raises:
+        ConfigError: an option is none of those, or there twice.
+    """
+    name, _, rest = word.partition(",")
+    result = CardWord(word, name)
+    while rest:
+        key, equals, value = rest.partition("=")
+        if key.startswith("inline"):
+            key, _, rest = rest.partition(",")
+            equals, value = "", ""
+        elif not value.startswith("pcap:"):
+            value, _, rest = value.partition(",")
+        else:
+            rest = ""
+        if key not in allowed or (not equals and key != "inline"):
+            expected = SIM if name == "sim" else "ring=N, mtu=N, mac=MAC"
+            raise result.fail(f'option "{key}": expected {expected}')
+        if key in result.options:
+            raise result.fail(f'option "{key}" is given twice')
+        result.options[key] = value
+    return result
+
+
+def card_config(parsed: CardWord) -> CardConfig:
+    """Return the settings that a word asks for.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    settings: dict[str, Any] = {}
+    if "mtu" in parsed.options:
+        settings["mtu"] = parsed.number("mtu", 0)
+    if "mac" in parsed.options:
+        settings |= {"macs": (parsed.options["mac"],), "promiscuous": False}
+    try:
+        return CardConfig(**settings)
+    except ConfigError as error:
+        raise parsed.fail(str(error)) from None
+
+
+def driver_arguments(parsed: CardWord, ring: int) -> dict[str, Any]:
+    """Return the driver's arguments beside the card."""
+    size = parsed.number("ring", ring)
+    return {"rx_ring": size, "tx_ring": size, "config": card_config(parsed)}
+
+
+@dataclass
+class Sim:
+    """A software card as apps of a config.
+
+    Attributes:
+        card: closed by whoever attached it, after the engine.
+        entry: app that frames come from, None: none come.
+        exit: app that takes frames.
+        inside: apps between the wire and the ports, the wire's side first.
+        is_inline: it is stepped by the worker of its driver.
+        needs_large: super-frames may come from its wire.
+    """
+
+    card: Card
+    entry: str | None
+    exit: str
+    inside: tuple[str, ...]
+    is_inline: bool
+    needs_large: bool = False
+
+
+def attach_sim(config: Config, name: str, word: str, *, number: int, ring: int) -> Sim:
+    """Add a software card, its driver and its wire to a config.
+
+    Args:
+        config: gets them; the driver is app `name`.
+        name: of the driver; the card is name-card, the wire name-wire...
+        word: "sim...".
+        number: of the card among those of the program: its MAC address.
+        ring: descriptors where the word says nothing.
+
+    Raises:
+        ConfigError: the word is wrong.
+    """
+    parsed = parse(word, (*CARD_OPTIONS, "inline", "wire", *GENERATOR_OPTIONS))
+    if parsed.name != "sim":
+        raise parsed.fail(f"expected {SIM}")
+    wire = parsed.options.get("wire", "gen")
+    is_inline = "inline" in parsed.options or len(os.sched_getaffinity(0)) == 1
+    worker = None if is_inline else SIM_WORKER
+    rate = parsed.options.get("rate", "")
+    if is_inline and wire.partition(":")[0] in {"tap", "raw"}:
+        raise parsed.fail("inline: its time is modelled, that of a tap or raw is not")
+    if wire != "gen" and any(key in parsed.options for key in GENERATOR_OPTIONS):
+        raise parsed.fail(f"{', '.join(GENERATOR_OPTIONS)}: only with wire=gen")
+    card = Card(
+        mac=MAC_PREFIX + bytes([number + 1]),
+        name=name,
+        paced=rate != "max",
+        waits=wire.partition(":")[0] in {"gen", "pcap"} and rate in {"", "max"},
+    )
+    config.app(f"{name}-card", LocalSoftwareCard, worker=worker, card=card)
+    config.app(name, LocalIntel82599, card=card, **driver_arguments(parsed, ring))
+    sim = Sim(card, None, f"{name}-wire-out", (f"{name}-card", name), is_inline)
+    try:
+        _attach_wire(config, name, parsed, sim, worker)
+    except BaseException:
+        card.close()
+        raise
+    return sim
+
+
+def _attach_wire(
+    config: Config, name: str, parsed: CardWord, sim: Sim, worker: int | None
+) -> None:
+    wire = parsed.options.get("wire", "gen")
+    kind = wire.partition(":")[0]
+    if kind == "gen" and wire == kind:
+        sim.entry = f"{name}-wire-in"
+        config.app(sim.entry, Generator, worker=worker, **_traffic(parsed, sim.card))
+        config.link(f"{sim.entry}.tx -> {name}-card.rx")
+    if wire in {"gen", "sink"}:
+        config.app(sim.exit, Checker, worker=worker)
+    elif wire == "null":
+        config.app(sim.exit, Sink, worker=worker)
+    elif kind in {"tap", "raw", "pcap"}:
+        from snabb_py.cli.interfaces import attach
+
+        before = set(config.apps)
+        interface = attach(config, f"{name}-wire", wire)
+        sim.needs_large = interface.needs_large
+        for app in set(config.apps) - before:
+            spec = config.apps[app]
+            del config.apps[app]
+            config.app(app, spec.cls, worker=worker, **spec.args)
+        if interface.receive:
+            sim.entry = interface.receive.partition(".")[0]
+            config.link(f"{interface.receive} -> {name}-card.rx")
+        sim.exit = interface.transmit.partition(".")[0]
+        config.link(f"{name}-card.tx -> {interface.transmit}")
+        return
+    else:
+        raise parsed.fail(f'wire "{wire}": expected {SIM}')
+    config.link(f"{name}-card.tx -> {sim.exit}.rx")
+
+
+def _traffic(parsed: CardWord, card: Card) -> dict[str, Any]:
+    """Return the arguments of the generator on a card's wire.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    options = parsed.options
+    rate, ip = options.get("rate", ""), options.get("ip", "4")
+    if ip not in IP_VERSIONS:
+        raise parsed.fail(f'ip: "{ip}" is neither 4 nor 6')
+    try:
+        frames = udp_frames(
+            parse_sizes(options.get("size", "")),
+            flows=parsed.number("flows", 16),
+            vlan=parsed.number("vlan", 0) if "vlan" in options else None,
+            ipv6=IP_VERSIONS[ip],
+            dst_mac=card.mac.hex(":"),
+            # of a mix the shortest are made as long as an IPv6 frame or a tag needs
+            grow=parse_sizes(options.get("size", "")) == IMIX,
+        )
+        if rate == "max":
+            speed: dict[str, Any] = {}
+        elif rate:
+            speed = parse_rate(rate)
+        else:
+            speed = {"rate_gbps": LINK_MBPS / 1000}
+    except (ConfigError, ValueError) as error:
+        raise parsed.fail(str(error)) from None
+    stream = card.mac[-1]
+    count = parsed.number("count", 0)
+    return {"frames": frames, "stream": stream, "count": count, **speed}
+
+
+def attach_pci(config: Config, name: str, word: str, *, ring: int) -> bool:
+    """Add the driver of a card to a config.
+
+    Returns:
+        Whether it wants packets whose physical addresses are known: it has no IOMMU.
+
+    Raises:
+        ConfigError: an option is wrong, or it is no card that we drive.
+        DeviceError: there is no such card.
+    """
+    from snabb_py.engine.pci import find, parse_address
+    from snabb_py.nic.intel82599_ids import check_id
+
+    parsed = parse(word, CARD_OPTIONS)
+    device = find(parse_address(parsed.name))
+    check_id(device.vendor, device.device)
+    config.app(name, Intel82599, card=device.address, **driver_arguments(parsed, ring))
+    return device.iommu_group is None

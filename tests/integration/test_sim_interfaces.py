@@ -1,0 +1,104 @@
+"""Software cards as interfaces of programs: each word, each way to be wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snabb_py.cli.forward import build
+from snabb_py.errors import ConfigError
+from tests.captures import classic, frames_in
+from tests.integration.test_forward_cli import forward, snabb
+
+
+def directions(*arguments: str) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = forward(*arguments)["directions"]
+    return result
+
+
+def test_inline_loses_nothing_at_line_rate_both_ways() -> None:
+    word = "sim,inline,rate=14.88Mpps,count=2e5"
+    for d in directions(word, word, "--hops", "8", "--bidir"):
+        assert d["offered"] == d["forwarded"] == 200_000
+        assert d["lost"] == 0
+        assert d["drops"] == {}
+
+
+def test_by_itself_it_takes_what_is_offered_and_loses_nothing() -> None:
+    word = "sim,count=2e5"
+    for d in directions(word, word, "--hops", "8", "--bidir"):
+        assert d["offered"] == d["forwarded"] == 200_000
+        assert d["lost"] == 0
+
+
+@pytest.mark.parametrize("options", ["rate=max", "size=imix", "ip=6,vlan=5", "ring=64"])
+def test_options_of_the_traffic(options: str) -> None:
+    word = f"sim,inline,count=1e4,{options}"
+    for d in directions(word, word, "--bidir"):
+        assert d["forwarded"] == 10_000
+        assert d["lost"] == 0
+
+
+def test_what_is_too_much_for_the_driver_is_lost_where_the_card_says() -> None:
+    # One frame at a time in a ring of 64, nothing waits: the packet buffer fills.
+    word = "sim,inline,rate=14.88Mpps,count=1e5,mtu=100,size=1518"
+    (d,) = directions(word, "sim,inline", "--hops", "1")
+    assert d["offered"] == 100_000
+    assert d["forwarded"] == 0
+    assert d["drops"] == {"a-card drop-rx-bad-length": 100_000}
+
+
+def test_one_direction_alone_has_no_other_generator() -> None:
+    config, (direction,) = build("sim", "sim", hops=2, bidir=False, police=None)
+    assert "b-wire-in" not in config.apps
+    assert direction.path[0] == "a-wire-in"
+    assert direction.path[-1] == "b-wire-out"
+
+
+def test_a_capture_is_a_wire(tmp_path: Path) -> None:
+    frames = [bytes([i]) * (60 + i) for i in range(2, 200, 2)]
+    (tmp_path / "in.pcap").write_bytes(classic(frames))
+    (d,) = directions(
+        f"sim,wire=pcap:{tmp_path}/in.pcap",
+        f"sim,wire=pcap:,{tmp_path}/out.pcap",
+        "--hops",
+        "3",
+    )
+    assert d["offered"] == d["forwarded"] == len(frames)
+    assert frames_in((tmp_path / "out.pcap").read_bytes()) == frames
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("sim,speed=3", 'option "speed"'),
+        ("sim,inline=3", 'option "inline=3"'),
+        ("sim,rate=1Mpps,rate=2Mpps", 'option "rate" is given twice'),
+        ("sim,rate=quick", 'rate: "quick" is neither'),
+        ("sim,size=10", "sim,size=10"),
+        ("sim,wire=rope", 'wire "rope"'),
+        ("sim,wire=sink,rate=1Mpps", "only with wire=gen"),
+        ("sim,inline,wire=tap:tap0", "its time is modelled"),
+        ("sim,ring=100", "power of two"),
+        ("sim,ring=many", 'ring: "many" is not a whole number'),
+        ("sim,mtu=20000", "mtu: 20000 is not within"),
+        ("sim,mac=hello", 'MAC address "hello"'),
+        ("sim,ip=5", 'ip: "5" is neither 4 nor 6'),
+        ("simple", "expected raw:IFNAME"),
+    ],
+)
+def test_a_wrong_word_is_named(word: str, text: str) -> None:
+    done = snabb("forward", word, "null", status=2)
+    assert text in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("other", ["sim", "null"])
+def test_inline_goes_with_inline_alone(other: str) -> None:
+    done = snabb("forward", "sim,inline", other, "--duration", "0.1", status=2)
+    assert "inline" in done.stderr
+
+
+def test_both_ends_the_same_card_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be both ends"):
+        build("pcap:a", "pcap:a", hops=1, bidir=False, police=None)
