@@ -77,6 +77,8 @@ class Engine:
         burst: most packets that one pull brings in.
         busy: workers never sleep.
         huge: try huge pages.
+        physical: packets bear physical addresses, for a card without an IOMMU; huge
+            pages are a must.
         program: publish counters and a control socket under this name; None: not.
         stop_on_error: a Python app's exception ends `main` (AppError).
         log: takes a line for the user.
@@ -96,6 +98,7 @@ class Engine:
         burst: int = lib.WORKER_BURST,
         busy: bool = False,
         huge: bool = True,
+        physical: bool = False,
         program: str | None = None,
         stop_on_error: bool = False,
         log: Callable[[str], None] | None = None,
@@ -136,7 +139,9 @@ class Engine:
             if self.directory:
                 undo.callback(self.directory.close)
             # One freelist more than C workers: that of the Python apps' worker.
-            self.pool = Pool(packets, large_packets, workers + 1, huge=huge)
+            self.pool = Pool(
+                packets, large_packets, workers + 1, huge=huge, physical=physical
+            )
             undo.callback(self.pool.close)
             if self.directory:
                 self.directory.note_huge_pages(self.pool.memory.reserved)
