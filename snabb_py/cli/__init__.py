@@ -25,6 +25,7 @@ from snabb_py.errors import ConfigError, SnabbError
 PROGRAMS = {
     "bench": "Measure the engine itself.",
     "forward": "Join two interfaces through a chain of forwarders.",
+    "pci": "Show PCI cards; lend them to user space and give them back.",
     "sim82599": "Serve software Intel 82599 cards to virtual machines.",
 }
 
@@ -88,6 +89,7 @@ def cli(*, debug: bool) -> None:
       snabb-py forward --hops 8 --bidir
       snabb-py forward raw:eth1 raw:eth2 --bidir
       snabb-py sim82599 nic.sock --wire tap:tap0
+      snabb-py pci list
       snabb-py bench basic1
     """
     if debug:

@@ -79,6 +79,8 @@ class Engine:
         breath_ns: modelled time: each breath takes so many ns, however long it really
             took, for results that no machine's load can change; 0: the clock's time.
         huge: try huge pages.
+        physical: packets bear physical addresses, for a card without an IOMMU; huge
+            pages are a must.
         program: publish counters and a control socket under this name; None: not.
         stop_on_error: a Python app's exception ends `main` (AppError).
         log: takes a line for the user.
@@ -99,6 +101,7 @@ class Engine:
         busy: bool = False,
         breath_ns: int = 0,
         huge: bool = True,
+        physical: bool = False,
         program: str | None = None,
         stop_on_error: bool = False,
         log: Callable[[str], None] | None = None,
@@ -140,7 +143,9 @@ class Engine:
             if self.directory:
                 undo.callback(self.directory.close)
             # One freelist more than C workers: that of the Python apps' worker.
-            self.pool = Pool(packets, large_packets, workers + 1, huge=huge)
+            self.pool = Pool(
+                packets, large_packets, workers + 1, huge=huge, physical=physical
+            )
             undo.callback(self.pool.close)
             if self.directory:
                 self.directory.note_huge_pages(self.pool.memory.reserved)

@@ -6,6 +6,7 @@ reserved when we may, and given back when the memory is closed. Imports errors a
 the extension.
 """
 
+import array
 import errno
 import mmap
 import os
@@ -17,6 +18,10 @@ from snabb_py.engine.shm import NR_HUGEPAGES, give_huge_pages_back
 from snabb_py.errors import DeviceError
 
 HUGE_PAGE = 2 << 20
+PAGEMAP = Path("/proc/self/pagemap")
+#: Of an entry of pagemap, a word for each page: Documentation/admin-guide/mm/pagemap.
+PAGE_PRESENT = 1 << 63
+PAGE_FRAME = (1 << 55) - 1
 FREE_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
 
 #: `ffi.new` for structures whose parts must not share cache lines: zeroed, and
@@ -51,11 +56,10 @@ class Memory:
             self._map_ordinary()
 
     def _explain(self, error: OSError) -> str:
-        pages = self.size // HUGE_PAGE
         reason = "none free" if error.errno == errno.ENOMEM else error.strerror
         return (
             f"no huge pages ({reason}): using ordinary memory; "
-            f"for speed: sysctl vm.nr_hugepages={pages}"
+            f"for speed: {self._remedy}"
         )
 
     def _map_huge(self) -> None:
@@ -96,6 +100,45 @@ class Memory:
         start = int(ffi.cast("uintptr_t", self._view))
         self.address = self._view + (-start) % HUGE_PAGE
 
+    def physical(self) -> list[int]:
+        """Return the physical address of each 2 MiB page, in order.
+
+        A device without an IOMMU takes these. They hold until `close`: huge pages are
+        not swapped, and the kernel moves them only when an administrator takes memory
+        out of the machine.
+
+        Raises:
+            DeviceError: there are no huge pages, or the kernel does not tell.
+        """
+        if not self.is_huge:
+            raise DeviceError(
+                "find the physical addresses of ordinary memory",
+                errno.EINVAL,
+                f"needs huge pages: {self._remedy}",
+            )
+        start = int(ffi.cast("uintptr_t", self.address))
+        frames = array.array("Q")
+        try:
+            with PAGEMAP.open("rb", buffering=0) as file:
+                for address in range(start, start + self.size, HUGE_PAGE):
+                    file.seek(address // mmap.PAGESIZE * frames.itemsize)
+                    frames.frombytes(file.read(frames.itemsize))
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None) or errno.EIO
+            raise DeviceError(f"read {PAGEMAP}", number, "run as root") from None
+        # Without CAP_SYS_ADMIN the numbers read as zeros.
+        if not all(frame & PAGE_PRESENT and frame & PAGE_FRAME for frame in frames):
+            raise DeviceError(
+                f"find physical addresses in {PAGEMAP}",
+                errno.EPERM,
+                "run as root, or with CAP_SYS_ADMIN",
+            )
+        return [(frame & PAGE_FRAME) * mmap.PAGESIZE for frame in frames]
+
+    @property
+    def _remedy(self) -> str:
+        return f"sysctl vm.nr_hugepages={self.size // HUGE_PAGE}"
+
     def close(self) -> None:
         """Unmap, and give back the huge pages that were reserved for it."""
         ffi.release(self._view)
@@ -116,19 +159,37 @@ class Pool:
         large: packets of up to 66 KiB.
         nworkers: freelists that will draw on it.
         huge: try huge pages.
+        physical: a packet's `iova` is its physical address, for a device without an
+            IOMMU; else its virtual address.
+
+    Raises:
+        DeviceError: there is no memory; physical addresses cannot be had.
     """
 
     def __init__(
-        self, small: int, large: int, nworkers: int, *, huge: bool = True
+        self,
+        small: int,
+        large: int,
+        nworkers: int,
+        *,
+        huge: bool = True,
+        physical: bool = False,
     ) -> None:
         self.memory = Memory(lib.pool_memory_needed(small, large), huge=huge)
+        iovas = ffi.NULL
+        if physical:
+            try:
+                iovas = ffi.new("uint64_t[]", self.memory.physical())
+            except DeviceError:
+                self.memory.close()
+                raise
         nchunks = lib.pool_chunks_needed(small, large, nworkers)
         # Anonymous memory: zeroed, and what is never used costs nothing.
         self._chunks: Any = mmap.mmap(-1, nchunks * ffi.sizeof("struct chunk"))
         self._view = ffi.from_buffer("struct chunk[]", self._chunks)
         self.pool = new_aligned("struct pool *")
         lib.pool_init(
-            self.pool, self.memory.address, ffi.NULL, small, large, self._view, nchunks
+            self.pool, self.memory.address, iovas, small, large, self._view, nchunks
         )
 
     @property

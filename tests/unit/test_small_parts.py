@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,10 +16,10 @@ from snabb_py._native import ffi, lib
 from snabb_py.engine import histogram, memory, shm
 from snabb_py.engine.control import LONGEST_REQUEST
 from snabb_py.engine.engine import Engine
-from snabb_py.engine.memory import Memory, Pool
+from snabb_py.engine.memory import HUGE_PAGE, Memory, Pool
 from snabb_py.engine.shm import Counters, CountersReader, InstanceDirectory
 from snabb_py.engine.timer import Timers
-from snabb_py.errors import ConfigError
+from snabb_py.errors import ConfigError, DeviceError
 
 
 @given(st.integers(0, 2**64 - 1))
@@ -248,3 +249,44 @@ def test_huge_pages_of_a_killed_instance_are_given_back(
     shm.remove_dead(tmp_path / "run")
     assert not killed.path.exists()
     assert number.read_text() == "93"
+
+
+# ---- physical addresses
+
+
+@pytest.mark.need("root", "hugepages")
+def test_packets_bear_the_physical_addresses_of_their_pages() -> None:
+    with Engine(packets=1000, large_packets=100, physical=True) as engine:
+        pages = engine.pool.memory.physical()
+        assert len(set(pages)) == len(pages)
+        assert all(page and page % HUGE_PAGE == 0 for page in pages)
+        start = int(ffi.cast("uintptr_t", engine.pool.memory.address))
+        freelist: Any = memory.new_aligned("struct freelist *")
+        lib.freelist_init(freelist, engine.pool.pool)
+        for size in (60, 20000):
+            packet = lib.engine_packet_alloc(freelist, size)
+            page, offset = divmod(int(ffi.cast("uintptr_t", packet)) - start, HUGE_PAGE)
+            assert packet.iova == pages[page] + offset
+            lib.engine_packet_free(freelist, packet)
+        lib.freelist_flush(freelist)
+
+
+def test_ordinary_pages_have_no_physical_address() -> None:
+    with pytest.raises(DeviceError, match=r"needs huge pages: sysctl vm.nr_hugepages="):
+        Engine(packets=1000, large_packets=0, huge=False, physical=True)
+
+
+def test_a_kernel_that_does_not_tell_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ordinary = Memory(HUGE_PAGE, huge=False)
+    ordinary.is_huge = True
+    try:
+        with pytest.raises(DeviceError, match="CAP_SYS_ADMIN"):
+            # Never touched: there is no page yet.
+            ordinary.physical()
+        monkeypatch.setattr(memory, "PAGEMAP", tmp_path / "none")
+        with pytest.raises(DeviceError, match=r"read .*none"):
+            ordinary.physical()
+    finally:
+        ordinary.close()
