@@ -117,6 +117,10 @@ class App:
         """Packets that the app has taken and cannot deliver; its worker is paused."""
         return 0
 
+    def statistics(self) -> dict[str, int]:
+        """Return what a device behind the app has counted by itself; else nothing."""
+        return {}
+
     def supervise(self) -> str | None:
         """Look after the outside, a few times a second, away from the worker.
 

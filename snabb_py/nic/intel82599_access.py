@@ -25,6 +25,10 @@ class Function(Protocol):
     registers: Any
     nvectors: int
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its registers were once found missing."""
+
     def read(self, offset: int) -> int:
         """Read a register of BAR 0."""
 
@@ -115,7 +119,11 @@ class Access:
         """Find out whether the card is still there.
 
         Raises:
-            DeviceError: it is not: even STATUS, which has bits that are 0, reads ones.
+            DeviceError: it is not.
         """
-        if self.read("STATUS") == ALL_ONES:
+        if self.seems_gone():
             raise DeviceError(f"{self.name}: the card is gone", errno.ENODEV)
+
+    def seems_gone(self) -> bool:
+        """Whether even STATUS, which has bits that are always 0, reads ones."""
+        return self.function.is_gone or self.read("STATUS") == ALL_ONES

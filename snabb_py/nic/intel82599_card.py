@@ -309,7 +309,7 @@ class Nic(Setup):
         with self.lock:
             if self.is_gone:
                 return None
-            if self.read("STATUS") == ALL_ONES and self.read("STATUS") == ALL_ONES:
+            if self.seems_gone() and self.seems_gone():
                 return self.note_loss()
             self.update_statistics()
             lines = [
@@ -366,7 +366,7 @@ class Nic(Setup):
             if self.is_gone:
                 return
             values = read_statistics(self.function.read)
-            if ALL_ONES in values and self.read("STATUS") == ALL_ONES:
+            if ALL_ONES in values and self.seems_gone():
                 return
             for statistic, value in zip(STATISTICS, values, strict=True):
                 self.totals[statistic.name] += value
