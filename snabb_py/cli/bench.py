@@ -209,6 +209,38 @@ def card(*, n: int, cpu: int | None, as_json: bool, transmit: bool, size: int) -
     )
 
 
+@program.command("driver")
+@bench_options("1e8")
+@click.option("--transmit", is_flag=True, help="What it sends; else what it receives.")
+def driver(*, n: int, cpu: int | None, as_json: bool, transmit: bool) -> None:
+    """Run the 82599 driver without a card: queue -> Sink, or Source -> queue.
+
+    Each descriptor is completed at once, and no frame is copied.
+    """
+    from snabb_py.nic.idle_card import Idle, IdleCard, IdleQueue
+
+    idle = Idle()
+    config = Config()
+    config.app("card", IdleCard, idle=idle)
+    config.app("queue", IdleQueue, idle=idle)
+    if transmit:
+        config.app("source", Source, size=60)
+        config.link("source.tx -> queue.rx")
+    else:
+        config.app("sink", Sink)
+        config.link("queue.tx -> sink.rx")
+    source = "source" if transmit else "queue"
+    packets, seconds = measure(config, source, n, cpu)
+    report(
+        "driver",
+        packets,
+        seconds,
+        as_json=as_json,
+        direction="transmit" if transmit else "receive",
+        ns_per_packet=round(seconds / packets * 1e9, 2),
+    )
+
+
 @program.command("python-app")
 @bench_options("1e6")
 @click.option(

@@ -309,6 +309,11 @@ class Direction:
             forwarded=forwarded,
             bytes=nbytes,
             drops=drops | at_target,
+            missed=sum(
+                n
+                for reason, n in engine.apps[self.source_app].counters.items()
+                if reason.startswith("missed-")
+            ),
         )
 
     def _arrived(
@@ -370,12 +375,14 @@ class Reading:
         forwarded: packets that left.
         bytes: of the packets that reached the target, without FCS.
         drops: packets lost by "app reason".
+        missed: packets that a generator was asked for and did not send.
     """
 
     offered: int
     forwarded: int
     bytes: int
     drops: dict[str, int]
+    missed: int = 0
 
     @property
     def lost(self) -> int:

@@ -157,6 +157,7 @@ class Meter:
                 "offered": new.offered,
                 "forwarded": new.forwarded,
                 "lost": new.lost,
+                "missed": new.missed,
                 "mpps": round((new.forwarded - old.forwarded) / seconds / 1e6, 6),
                 "gbps": round(
                     wire_gbps(

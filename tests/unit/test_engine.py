@@ -15,6 +15,7 @@ from snabb_py.engine import control, counter, shm
 from snabb_py.engine.app import App, Ports, Resources
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
+from snabb_py.engine.histogram import bucket_low, buckets
 from snabb_py.engine.packet import Packet
 from snabb_py.engine.python_app import PythonApp
 from snabb_py.engine.worker import parse_cpus
@@ -581,3 +582,20 @@ def test_what_is_no_app_class_is_refused(engine: Engine, cls: Any) -> None:
 
     with pytest.raises(ConfigError, match='app "a"'):
         build()
+
+
+def test_modelled_time_passes_with_each_breath_and_by_nothing_else() -> None:
+    config = Config()
+    config.app("source", Source, size=60)
+    config.app("sink", Sink)
+    config.link("source.tx -> sink.rx")
+    with Engine(huge=False, packets=4096, large_packets=0, breath_ns=5000) as engine:
+        engine.commit(config)
+        engine.main(duration=0.05)
+        with engine.paused():
+            worker = engine.workers[0]
+            gaps = list(buckets(worker.gaps.values()))
+            # Standing still takes a breath's time too, and is no gap.
+            assert worker.row["longest-gap-ns"] <= 5000 * 2
+        bucket = lib.engine_histogram_bucket(5000)
+        assert [low for low, _, _ in gaps] == [bucket_low(bucket)]
