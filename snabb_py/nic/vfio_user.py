@@ -354,13 +354,15 @@ def _remove_stale(path: Path) -> None:
     """Remove a socket file that a process has left behind, and nothing else."""
     if not path.is_socket():
         return  # bind() will say so if there is a file of another kind
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+    # Of another type than a server's: one that is alive refuses it for that, and does
+    # not see it. One that nobody has refuses any. Source: unix_find_bsd() of Linux.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
             return
-        except BlockingIOError:
-            pass  # so many are waiting there that there is no room for us
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
     raise DeviceError(f"listen at {path}", errno.EADDRINUSE, "somebody listens there")

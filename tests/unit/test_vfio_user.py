@@ -982,6 +982,27 @@ def test_where_somebody_listens_nobody_else_does(rig: Rig, client: VfioClient) -
     assert rig.path.is_socket()
 
 
+def test_who_asks_whether_somebody_listens_is_not_seen(rig: Rig) -> None:
+    with Card() as card, pytest.raises(DeviceError, match="somebody listens"):
+        Server(card, rig.path)
+    rig.check_is_well()
+    # That of the check is the first.
+    assert rig.count("connections") == 1
+    assert [line.partition(" (")[0] for line in rig.log] == [
+        f"{rig.path}: connected",
+        f"{rig.path}: disconnected",
+    ]
+
+
+def test_a_socket_of_another_type_is_somebodys(tmp_path: Path) -> None:
+    path = tmp_path / "nic.sock"
+    with Card() as card, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        with pytest.raises(DeviceError, match="somebody listens"):
+            Server(card, path)
+        assert path.is_socket()
+
+
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
