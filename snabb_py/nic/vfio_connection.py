@@ -8,7 +8,7 @@ import errno
 import os
 import select
 import socket
-import time
+from collections.abc import Callable
 
 from snabb_py.nic.vfio_device import Device
 from snabb_py.nic.vfio_message import (
@@ -51,7 +51,9 @@ COUNTERS = (
     "closed-no-version-connections",
     "closed-oversized-connections",
     "closed-reply-connections",  # a reply where nothing had been asked
+    "closed-silent-connections",  # no version was agreed on in time
     "closed-truncated-connections",  # in the middle of a message
+    "closed-unfinished-connections",  # the rest of a message does not come
     "closed-unread-connections",  # the client does not read what it asked for
     "closed-version-connections",
 )
@@ -74,12 +76,19 @@ class Connection:
     """
 
     def __init__(
-        self, sock: socket.socket, device: Device, counters: dict[str, int]
+        self,
+        sock: socket.socket,
+        device: Device,
+        counters: dict[str, int],
+        clock: Callable[[], float],
     ) -> None:
         self.sock = sock
         self.device = device
         self.counters = counters
-        self.stalled_since = 0.0
+        self._clock = clock
+        self._opened_at = clock()
+        self._begun_at = 0.0  # the message that is coming in
+        self._stalled_at = 0.0
         self._in = memoryview(bytearray(LONGEST))
         self._header = [self._in[: HEADER.size]]
         self._have = 0
@@ -94,6 +103,21 @@ class Connection:
     def is_stalled(self) -> bool:
         """Whether a reply waits for the client to make room."""
         return len(self._unsent) > 0
+
+    @property
+    def debt(self) -> tuple[str, float] | None:
+        """What the client owes, as it is counted, and since when; None: nothing.
+
+        It may be idle for as long as it likes, once a version has been agreed on: a
+        virtual machine may be paused.
+        """
+        if self.is_stalled:
+            return "unread", self._stalled_at
+        is_agreed = self.device.is_agreed
+        if not self._have and is_agreed:
+            return None
+        reason = "unfinished" if self._have else "silent"
+        return reason, self._begun_at if is_agreed else self._opened_at
 
     @property
     def has_been_left(self) -> bool:
@@ -147,6 +171,8 @@ class Connection:
     def _advance(self, n: int) -> None:
         if n == 0:
             raise Closed("truncated" if self._have else "")
+        if not self._have:
+            self._begun_at = self._clock()
         self._have += n
 
     def _take_fds(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
@@ -211,8 +237,9 @@ class Connection:
 
     def _send(self, n: int) -> None:
         self._unsent = self._out[:n]
-        self.stalled_since = time.monotonic()
         self._flush()
+        if self.is_stalled:
+            self._stalled_at = self._clock()
 
     def _flush(self) -> None:
         try:

@@ -27,14 +27,16 @@ from typing import Self
 
 from snabb_py._native import lib
 from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.nic.limited_log import Clock, LimitedLog, Log
 from snabb_py.nic.vfio_connection import COUNTERS, Closed, Connection
 from snabb_py.nic.vfio_device import Card, Device, Region
 
 #: Of struct sockaddr_un, with the NUL.
 LONGEST_PATH = 107
-#: Seconds that a client has to make room for a reply.
+#: Seconds that a client has to agree on a version, to send the rest of a message and to
+#: make room for a reply.
 PATIENCE = 5.0
-#: Seconds until it is looked at again whether a client has made room, and whether there
+#: Seconds until it is looked at again whether a client has done so, and whether there
 #: are file descriptors.
 LOOK = 0.1
 
@@ -55,7 +57,6 @@ REGIONS = (
 )
 
 Callback = Callable[[], None]
-Log = Callable[[str], None]
 
 
 class Server:
@@ -64,8 +65,9 @@ class Server:
     Args:
         card: what is served.
         path: of the socket; a socket file that nobody listens at is replaced.
-        log: takes a line for the user when clients come and go.
-        patience: seconds that a client has to make room for a reply.
+        log: takes a line for the user when clients come and go; a flood is summed up.
+        patience: seconds that a client may owe us something.
+        clock: tells the time in seconds.
 
     Raises:
         ConfigError: the path cannot be one of a socket.
@@ -79,13 +81,16 @@ class Server:
         *,
         log: Log | None = None,
         patience: float = PATIENCE,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.card = card
         self.path = path
         self.max_dma_maps = 65535  # the protocol's default; QEMU takes no more
         self.counters = dict.fromkeys(COUNTERS, 0)
-        self._log = log or (lambda _line: None)
+        log = log or (lambda _line: None)
+        self._log = LimitedLog(lambda line: log(f"{path}: {line}"), clock=clock)
         self._patience = patience
+        self._clock = clock
         self._loop: Servers | None = None
         self._connection: Connection | None = None
         self._is_listening = False
@@ -112,17 +117,24 @@ class Server:
         if inode_of(self.path) == self._inode:
             with contextlib.suppress(OSError):
                 self.path.unlink()
+        self._log.flush()
 
     def look_after(self, loop: "Servers") -> bool:
         """Do what time brings; return whether more of it is to come."""
         if not self._is_listening:
             self._listen_on(loop)
-        connection = self._connection
-        if connection is None or not connection.is_stalled:
-            return False
-        if time.monotonic() - connection.stalled_since > self._patience:
-            self._drop("unread")
-        return True
+        debt = self._connection and self._connection.debt
+        if debt:
+            reason, since = debt
+            if self._clock() - since > self._patience:
+                self._drop(reason)
+        self._log.look()
+        return bool(debt) or self._log.is_holding
+
+    def _say(self, text: str, detail: str = "") -> None:
+        self._log.say(text, detail)
+        if self._loop and self._log.is_holding:
+            self._loop.look_soon()
 
     def _listen_on(self, loop: "Servers") -> None:
         self._is_listening = True
@@ -147,13 +159,15 @@ class Server:
         if self._connection:
             self.counters["refused-busy-connections"] += 1
             sock.close()
+            self._say("card busy: refused a second connection")
             return
         sock.setblocking(False)
         self.counters["connections"] += 1
         device = Device(self.card, REGIONS, loop.watch, max_dma_maps=self.max_dma_maps)
-        self._connection = Connection(sock, device, self.counters)
+        self._connection = Connection(sock, device, self.counters, self._clock)
         loop.watch(sock.fileno(), lambda: self._serve(loop))
-        self._log(f"{self.path}: connected{describe_peer(sock)}")
+        loop.look_soon()
+        self._say("connected", describe_peer(sock))
 
     def _serve(self, loop: "Servers") -> None:
         connection = self._connection
@@ -165,10 +179,10 @@ class Server:
         except Closed as closed:
             self._drop(closed.reason)
         except Exception as error:  # noqa: BLE001 - one card's trouble is not another's
-            self._log(f"{self.path}: {type(error).__name__}: {error}")
+            self._say("internal error", f": {type(error).__name__}: {error}")
             self._drop("internal")
         else:
-            if connection.is_stalled:
+            if connection.debt:
                 loop.look_soon()
             if connection.is_stalled != was_stalled:
                 loop.watch(
@@ -188,7 +202,7 @@ class Server:
             self._loop.watch(connection.sock.fileno(), None)
         connection.close()
         self._connection = None
-        self._log(f"{self.path}: disconnected{f' ({reason})' if reason else ''}")
+        self._say(f"disconnected{f' ({reason})' if reason else ''}")
 
 
 class Servers:
@@ -271,6 +285,11 @@ class Servers:
             for server in self.servers:
                 if server.look_after(self):
                     self.look_soon()
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether servers are going to look after what time brings."""
+        return self._look_at is not None
 
     def look_soon(self) -> None:
         """Have servers look after what time brings, even if nothing happens."""

@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 
 from snabb_py._native import lib
 from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.nic.limited_log import BURST, WINDOW
 from snabb_py.nic.model82599 import Card, SoftwareCard
 from snabb_py.nic.vfio_connection import COUNTERS
 from snabb_py.nic.vfio_message import LONGEST, LONGEST_DATA, MOST_FDS
-from snabb_py.nic.vfio_user import LONGEST_PATH, Server, Servers
+from snabb_py.nic.vfio_user import LONGEST_PATH, PATIENCE, Server, Servers
 from tests.harness import Harness
 from tests.vfio_client import (
     BAR0,
@@ -76,6 +77,19 @@ from tests.vfio_client import (
 STATUS, LEDCTL = 0x8, 0x200
 
 
+class Time:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class Rig(NamedTuple):
     """A card that is served, and the thread that serves it."""
 
@@ -83,6 +97,7 @@ class Rig(NamedTuple):
     server: Server
     servers: Servers
     log: list[str]
+    time: Time
 
     @property
     def path(self) -> Path:
@@ -123,10 +138,11 @@ def open_fds() -> int:
 def rig(tmp_path: Path) -> Iterator[Rig]:
     before = open_fds()
     log: list[str] = []
+    clock = Time()
     with Card() as card:
-        server = Server(card, tmp_path / "nic.sock", log=log.append, patience=0.3)
+        server = Server(card, tmp_path / "nic.sock", log=log.append, clock=clock)
         with Servers([server]) as servers:
-            yield Rig(card, server, servers, log)
+            yield Rig(card, server, servers, log, clock)
             assert server.counters["closed-internal-connections"] == 0
         assert not server.path.exists()
     assert open_fds() == before
@@ -797,7 +813,9 @@ def test_every_reason_is_reached_by_a_test() -> None:
         "messages",
         "refused-busy-connections",
         "refused-system-connections",
+        "closed-silent-connections",
         "closed-truncated-connections",
+        "closed-unfinished-connections",
         "closed-unread-connections",
         "closed-internal-connections",
     }
@@ -813,6 +831,59 @@ def test_a_second_client_is_refused(rig: Rig, client: VfioClient) -> None:
             assert other.is_closed()
         assert rig.count("refused-busy-connections") == n
     assert client.register(STATUS) == rig.card.read(STATUS)
+    refused = f"{rig.path}: card busy: refused a second connection"
+    assert rig.log.count(refused) == 3
+
+
+def test_a_flood_of_clients_is_summed_up(rig: Rig, client: VfioClient) -> None:
+    for _ in range(BURST + 32):
+        with rig.client() as other:
+            assert other.is_closed()
+    refused = f"{rig.path}: card busy: refused a second connection"
+    assert rig.log.count(refused) == BURST
+    rig.time.pass_by(WINDOW)
+    rig.wait_for(lambda: f"{refused}: ... 32 more" in rig.log)
+    assert client.register(STATUS) == rig.card.read(STATUS)
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 30])
+def test_who_does_not_say_what_version_makes_room(rig: Rig, n: int) -> None:
+    with rig.client() as silent:
+        silent.send(message(VERSION, version_body())[:n])
+        rig.wait_for(lambda: rig.server.is_connected)
+        with rig.client() as other:
+            assert other.is_closed()
+        rig.time.pass_by(PATIENCE + 1)
+        assert silent.is_closed()
+    reason = "unfinished" if n else "silent"
+    rig.wait_for(lambda: rig.count(f"closed-{reason}-connections") == 1)
+    assert any(f"disconnected ({reason})" in line for line in rig.log)
+    rig.check_is_well()
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 47])
+def test_who_stops_in_the_middle_of_a_message_makes_room(
+    rig: Rig, memory: int, n: int
+) -> None:
+    with rig.client() as stuck:
+        stuck.negotiate()
+        stuck.map(0, PAGE, memory)
+        rig.time.pass_by(PATIENCE + 1)
+        rig.wait_for(lambda: not rig.servers.is_looking)  # it owes nothing now
+        stuck.send(message(DMA_MAP, map_body(PAGE, PAGE))[:n], [memory])
+        rig.wait_for(lambda: rig.servers.is_looking)
+        rig.time.pass_by(PATIENCE + 1)
+        assert stuck.is_closed()
+    rig.wait_for(lambda: rig.count("closed-unfinished-connections") == 1)
+    rig.check_is_well()
+
+
+def test_who_is_idle_is_left_alone(rig: Rig, client: VfioClient) -> None:
+    for _ in range(3):
+        rig.time.pass_by(1e6)
+        assert client.register(STATUS) == rig.card.read(STATUS)
+        rig.wait_for(lambda: not rig.servers.is_looking)
+    assert rig.count("connections") == 1
 
 
 def test_the_next_client_finds_the_card_as_new(
@@ -875,7 +946,7 @@ def test_who_reads_late_loses_nothing(rig: Rig) -> None:
         question = message(REGION_READ, region_body(CONFIG, 0, 4096))
         sender = threading.Thread(target=lambda: client.send(question * n))
         sender.start()
-        time.sleep(0.1)  # shorter than the server's patience
+        rig.wait_for(lambda: rig.servers.is_looking)  # the first reply waits
         for _ in range(n):
             assert client.receive().body[16:] == config
         sender.join()
