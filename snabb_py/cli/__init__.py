@@ -5,6 +5,7 @@ so that `--help` is quick. Errors of ours become one line and an exit status her
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from importlib import import_module
 import click
 
 from snabb_py import __version__
-from snabb_py.errors import ConfigError, SnabbError
+from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 #: Program -> what `snabb-py --help` says of it. The module has the program's name.
 PROGRAMS = {
@@ -109,20 +110,26 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except SnabbError as error:
-        if os.environ.get("SNABB_DEBUG") == "1":
-            raise
-        _complain(error)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:
         _forget_stdout()
         sys.exit(1)
-    except OSError as error:
+    except (SnabbError, OSError, MemoryError) as error:
         if os.environ.get("SNABB_DEBUG") == "1":
             raise
-        _forget_stdout()
-        _complain(error)
-        sys.exit(1)
+        if isinstance(error, OSError):
+            _forget_stdout()
+        _complain(_explain(error))
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _explain(error: Exception) -> Exception:
+    """Return an error that says what to do, if it can be said."""
+    if isinstance(error, MemoryError):
+        return DeviceError("get memory", errno.ENOMEM)
+    if isinstance(error, OSError) and error.errno:
+        step = f"use {error.filename}" if error.filename else "ask the kernel"
+        return DeviceError(step, error.errno)
+    return error
 
 
 def _complain(error: Exception) -> None:

@@ -44,6 +44,7 @@ COUNTERS = (
     "error-no-version-messages",
     "error-oversized-messages",
     "error-size-messages",
+    "error-system-messages",  # no file descriptors left for what came along
     "error-unsupported-messages",
     "error-version-messages",
     "closed-bad-size-connections",
@@ -94,7 +95,7 @@ class Connection:
         self._have = 0
         self._size = HEADER.size
         self._fds: list[int] = []
-        self._has_lost_fds = False
+        self._lost_fds = 0  # why: an errno
         self._out = memoryview(bytearray(LONGEST))
         self._body_out = self._out[HEADER.size :]
         self._unsent = self._out[:0]
@@ -181,13 +182,15 @@ class Connection:
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 self._fds.extend(fds)
-        # More than fit, or than we may have open: the kernel has closed those.
-        self._has_lost_fds |= bool(flags & _CTRUNC)
+        if flags & _CTRUNC:
+            # More than fit, or than we may have open: the kernel has closed those.
+            is_full = len(self._fds) < MOST_FDS
+            self._lost_fds = errno.EMFILE if is_full else errno.EINVAL
 
     def _close_fds(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
-        self._has_lost_fds = False
+        self._lost_fds = 0
 
     def _check_size(self) -> None:
         number, command, self._size, flags, _ = HEADER.unpack_from(self._in)
@@ -221,13 +224,15 @@ class Connection:
                 HEADER.pack_into(self._out, 0, number, command, 16 + n, REPLY, 0)
                 self._send(16 + n)
         finally:
-            if self._fds or self._has_lost_fds:
+            if self._fds or self._lost_fds:
                 self._close_fds()
 
     def _check(self, flags: int) -> None:
         if flags & ~NO_REPLY:
             raise Refusal(errno.EINVAL, "flags")
-        if self._has_lost_fds:
+        if self._lost_fds == errno.EMFILE:
+            raise Refusal(errno.EMFILE, "system")
+        if self._lost_fds:
             raise Refusal(errno.EINVAL, "fds")
 
     def _refuse(self, number: int, command: int, error: int) -> None:

@@ -19,17 +19,20 @@ import os
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from snabb_py._native import lib
+from snabb_py.engine.thread import start_thread
 from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.nic.limited_log import Clock, LimitedLog, Log
 from snabb_py.nic.vfio_connection import COUNTERS, Closed, Connection
 from snabb_py.nic.vfio_device import Card, Device, Region
+
+if TYPE_CHECKING:
+    from threading import Thread
 
 #: Of struct sockaddr_un, with the NUL.
 LONGEST_PATH = 107
@@ -93,7 +96,9 @@ class Server:
         self._clock = clock
         self._loop: Servers | None = None
         self._connection: Connection | None = None
+        self._lost = 0  # messages whose file descriptors were, and that was said
         self._is_listening = False
+        self._refusing: int | None = None  # the errno that has been said
         self._listener = listen(path)
         self._inode = inode_of(path)
 
@@ -145,12 +150,18 @@ class Server:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):
             return
-        except OSError:  # too many open files: later, or we would be asked at once
+        except OSError as error:
+            # Too many open files: later, or we would be asked at once.
             self.counters["refused-system-connections"] += 1
             self._is_listening = False
             loop.watch(self._listener.fileno(), None)
             loop.look_soon()
+            if error.errno != self._refusing:
+                refusal = DeviceError("accept a connection", error.errno or 0)
+                self._say("clients have to wait", f": {refusal}")
+            self._refusing = error.errno
             return
+        self._refusing = None
         # The client that was here may have gone and have been followed by this one
         # before we came to look at either.
         self._serve(loop)
@@ -165,6 +176,7 @@ class Server:
         self.counters["connections"] += 1
         device = Device(self.card, REGIONS, loop.watch, max_dma_maps=self.max_dma_maps)
         self._connection = Connection(sock, device, self.counters, self._clock)
+        self._lost = self.counters["error-system-messages"]
         loop.watch(sock.fileno(), lambda: self._serve(loop))
         loop.look_soon()
         self._say("connected", describe_peer(sock))
@@ -182,6 +194,10 @@ class Server:
             self._say("internal error", f": {type(error).__name__}: {error}")
             self._drop("internal")
         else:
+            if self.counters["error-system-messages"] != self._lost:
+                self._lost = self.counters["error-system-messages"]
+                step = "take the file descriptors of a message"
+                self._say(str(DeviceError(step, errno.EMFILE)))
             if connection.debt:
                 loop.look_soon()
             if connection.is_stalled != was_stalled:
@@ -222,7 +238,7 @@ class Servers:
         self._epoll = select.epoll()
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._has_ended = False
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self.watch(self._end_fd, self._end)
         share = (max_mappings or max_map_count()) * 3 // 4 // max(len(servers), 1)
         for server in servers:
@@ -239,8 +255,7 @@ class Servers:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="vfio-user", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("vfio-user", self._run)
 
     def close(self) -> None:
         """Stop the thread and close all servers."""
@@ -338,7 +353,6 @@ HINTS = {
     errno.EACCES: "choose a directory that you may write to",
     errno.EROFS: "choose a directory that can be written to",
     errno.ENOSPC: "the file system is full; choose another directory",
-    errno.EMFILE: "raise the limit: ulimit -n 1024",
 }
 
 

@@ -343,7 +343,8 @@ def test_a_full_runtime_directory_is_one_line() -> None:
         timeout=60,
     )
     assert done.returncode == 1
-    assert "make room for counters: No space left" in done.stderr
+    assert "make room in /run/snabb-py/" in done.stderr
+    assert "No space left on device; the file system is full" in done.stderr
 
 
 def test_too_few_file_descriptors_are_one_line() -> None:

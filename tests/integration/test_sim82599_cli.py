@@ -332,6 +332,24 @@ def test_mistakes_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("limit", ["n 6", "n 9", "n 12", "n 14", "n 16", "f 0"])
+def test_what_has_run_out_is_one_line(tmp_path: Path, limit: str) -> None:
+    socket_path = tmp_path / "nic.sock"
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -{limit}; exec "$@"', "sh", *SIM, str(socket_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("snabb-py: ")]
+    assert f"ulimit -{limit[0]}" in said[-1]
+    assert "[Errno" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not socket_path.exists()
+
+
 def test_where_somebody_listens_nobody_else_does(tmp_path: Path) -> None:
     path = tmp_path / "nic.sock"
     with sim(path) as program:

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import gc
 import os
-import resource
 import select
 import socket
 import struct
@@ -29,7 +28,7 @@ from snabb_py.nic.model82599 import Card, SoftwareCard
 from snabb_py.nic.vfio_connection import COUNTERS
 from snabb_py.nic.vfio_message import LONGEST, LONGEST_DATA, MOST_FDS
 from snabb_py.nic.vfio_user import LONGEST_PATH, PATIENCE, Server, Servers
-from tests.harness import Harness
+from tests.harness import Harness, no_free_fds
 from tests.vfio_client import (
     BAR0,
     BAR2,
@@ -813,6 +812,7 @@ def test_every_reason_is_reached_by_a_test() -> None:
         "messages",
         "refused-busy-connections",
         "refused-system-connections",
+        "error-system-messages",
         "closed-silent-connections",
         "closed-truncated-connections",
         "closed-unfinished-connections",
@@ -1009,27 +1009,48 @@ def test_a_strict_iommu_maps_and_unmaps_by_the_thousand(
 
 
 def test_a_client_is_served_when_there_are_file_descriptors_again(rig: Rig) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     client = rig.client()
     rig.wait_for(lambda: rig.server.is_connected)
     other = socket.socket(socket.AF_UNIX)
     client.close()
     rig.wait_for_nobody()
-    highest = max(int(p.name) for p in Path("/proc/self/fd").iterdir())
-    free = [os.dup(0) for _ in range(highest)]
-    top = max(free)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1, hard))
+    with no_free_fds():
         other.connect(str(rig.path))
         rig.wait_for(lambda: rig.count("refused-system-connections") > 1)
         assert rig.count("refused-system-connections") < 100  # no busy loop
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in free:
-            os.close(fd)
     rig.wait_for(lambda: rig.count("connections") == 2)
     other.close()
     rig.wait_for_nobody()
+    (said,) = [line for line in rig.log if "have to wait" in line]
+    assert "Too many open files; raise the limit" in said
+
+
+def test_cards_without_trouble_go_on_when_file_descriptors_run_out(
+    tmp_path: Path,
+) -> None:
+    with Card() as a, Card() as b, socket.socket(socket.AF_UNIX) as other:
+        one, two = Server(a, tmp_path / "a"), Server(b, tmp_path / "b")
+        with Servers([one, two]), VfioClient(two.path) as client:
+            client.negotiate()
+            with no_free_fds():
+                other.connect(str(one.path))
+                while one.counters["refused-system-connections"] < 2:
+                    assert client.register(STATUS) == b.read(STATUS)
+
+
+def test_a_message_whose_file_descriptors_do_not_fit_any_more(
+    rig: Rig, client: VfioClient, memory: int
+) -> None:
+    with no_free_fds():
+        for _ in range(3):
+            with pytest.raises(Refused) as refused:
+                client.map(0, PAGE, memory)
+            assert refused.value.errno == errno.EMFILE
+        assert client.register(STATUS) == rig.card.read(STATUS)
+    assert rig.count("error-system-messages") == 3
+    said = "take the file descriptors of a message: Too many open files; raise the"
+    assert sum(said in line for line in rig.log) == 3
+    client.map(0, PAGE, memory)
 
 
 # ---- the socket file ---------------------------------------------------------
