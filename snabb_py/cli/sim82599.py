@@ -176,9 +176,12 @@ def program(  # noqa: PLR0913 - the options of a program
             summary = run(
                 engine, config, ports, reporter, duration=duration, interval=interval
             )
-        reporter.finish({"program": "sim82599", **summary})
+            apps = [engine.apps[n].instance for p in ports for n in p.wire_apps]
+        failures = [app.failure for app in apps if app.failure]
+        summary = {"program": "sim82599", **summary, "failures": failures}
+        reporter.finish(summary)
         lost = [reason for card in summary["cards"] for reason in card["drops"]]
-        if any(reason.endswith((UNFINISHED, "write-error")) for reason in lost):
+        if failures or any(r.endswith((UNFINISHED, "write-error")) for r in lost):
             sys.exit(1)
     finally:
         reporter.stop()

@@ -115,6 +115,11 @@ class App:
         """Packets that the app has taken and cannot deliver; its worker is paused."""
         return 0
 
+    @property
+    def failure(self) -> str:
+        """Why the app cannot do its work, or could not at its end; "": it can."""
+        return ""
+
     def supervise(self) -> str | None:
         """Look after the outside, a few times a second, away from the worker.
 

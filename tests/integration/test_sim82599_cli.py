@@ -332,6 +332,43 @@ def test_mistakes_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("other", ["./out.pcap", "link.pcap", "out.pcap"])
+def test_a_capture_is_written_once(tmp_path: Path, other: str) -> None:
+    (tmp_path / "out.pcap").write_text("precious")
+    (tmp_path / "link.pcap").hardlink_to(tmp_path / "out.pcap")
+    wires = ("--wire", "pcap:,out.pcap", "--wire", f"pcap:,{other}")
+    done = subprocess.run(
+        [*SIM, "a", "b", *wires],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 2
+    assert f"{other}: is being written by this network already" in done.stderr
+    assert (tmp_path / "out.pcap").read_text() == "precious"
+
+
+@pytest.mark.parametrize("duration", ["0", "0.3"])
+def test_a_capture_that_cannot_be_written_is_a_failure(
+    tmp_path: Path, duration: str
+) -> None:
+    wire = ("--wire", "pcap:,/dev/full", "--duration", duration, "--json")
+    done = subprocess.run(
+        [*SIM, str(tmp_path / "a"), *wire],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "write /dev/full: No space left on device" in done.stderr
+    (failure,) = json.loads(done.stdout.splitlines()[-1])["failures"]
+    assert failure.startswith("write /dev/full: No space left on device")
+
+
 @pytest.mark.parametrize("limit", ["n 6", "n 9", "n 12", "n 14", "n 16", "f 0"])
 def test_what_has_run_out_is_one_line(tmp_path: Path, limit: str) -> None:
     socket_path = tmp_path / "nic.sock"
