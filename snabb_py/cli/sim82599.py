@@ -19,16 +19,27 @@ from snabb_py.cli.options import engine_options, report_options
 from snabb_py.cli.run import Ending
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
+from snabb_py.errors import ConfigError
 from snabb_py.nic.model82599 import MAC_PREFIX, Card, parse_mac
 from snabb_py.nic.vfio_user import Server, Servers
 
 MOST_CARDS = 64
 
 
-def mac_of(first: bytes, n: int) -> bytes:
-    """Return the address of card n: the last three bytes count on."""
-    number = (int.from_bytes(first[3:], "big") + n) % 2**24
-    return first[:3] + number.to_bytes(3, "big")
+def count_macs(first: bytes, ncards: int) -> list[bytes]:
+    """Return each card's address: the last three bytes count on.
+
+    Raises:
+        ConfigError: they would begin anew.
+    """
+    number, last = int.from_bytes(first[3:], "big"), 2**24 - ncards
+    if number > last:
+        highest = first[:3] + last.to_bytes(3, "big")
+        raise ConfigError(
+            f'MAC address "{first.hex(":")}": the last three bytes count on for '
+            f"{ncards} cards; begin with {highest.hex(':')} at most"
+        )
+    return [first[:3] + (number + n).to_bytes(3, "big") for n in range(ncards)]
 
 
 def qemu_options(paths: Sequence[Path]) -> str:
@@ -146,7 +157,8 @@ def program(  # noqa: PLR0913 - the options of a program
     if len(sockets) > MOST_CARDS:
         raise click.UsageError(f"{MOST_CARDS} cards at most")
     words = wires_of(wires, len(sockets))
-    first = parse_mac(mac) if mac else MAC_PREFIX + b"\x01"
+    first = MAC_PREFIX + b"\x01" if mac is None else parse_mac(mac)
+    macs = count_macs(first, len(sockets))
     texts = " ".join(words)
     reporter = CardReporter(
         "sim82599",
@@ -157,7 +169,7 @@ def program(  # noqa: PLR0913 - the options of a program
         with Ending() as ending, contextlib.ExitStack() as stack:
             ports = []
             for i, (socket, word) in enumerate(zip(sockets, words, strict=True)):
-                card = stack.enter_context(Card(mac=mac_of(first, i)))
+                card = stack.enter_context(Card(mac=macs[i]))
                 server = Server(card, Path(socket), log=reporter.log)
                 stack.callback(server.close)
                 ports.append(Port(f"card{i}", card, server, word))

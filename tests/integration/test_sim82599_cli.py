@@ -134,6 +134,13 @@ def test_the_options_for_qemu_are_ready_to_paste(tmp_path: Path) -> None:
     assert [f"id={d['bus']}" in port for d, port in zip(devices, ports, strict=True)]
 
 
+def test_addresses_count_on_to_the_last(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    with sim(*paths, "--mac", "02:00:00:ff:ff:fd", sockets=3) as program:
+        macs = [card["mac"] for card in program.end()["cards"]]
+    assert macs == [f"02:00:00:ff:ff:f{digit}" for digit in "def"]
+
+
 def test_a_cable_joins_two_cards(tmp_path: Path, memory: int) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
     with (
@@ -308,6 +315,8 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
         (["a", "--mac", "01:00:00:00:00:01"], 2, "MAC"),
         (["a", "--mac", "02:00:00:00:00"], 2, "MAC"),
         (["a", "--mac", "00:00:00:00:00:00"], 2, "MAC"),
+        (["a", "--mac", ""], 2, "MAC"),
+        (["a", "b", "--mac", "02:00:00:ff:ff:ff"], 2, "02:00:00:ff:ff:fe at most"),
         (["a", "--cpu", "9999"], 2, "CPU"),
         (["a", "--duration", "nan"], 2, "nan"),
     ],
