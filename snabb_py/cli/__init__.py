@@ -6,6 +6,7 @@ so that `--help` is quick. Errors of ours become one line and an exit status her
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -100,6 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed before we came
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that lacks a character is no reason to stop; as stderr is anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Programs without an ending of their own are unwound: what they hold is given back.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))

@@ -16,7 +16,7 @@ from snabb_py.cli.card_report import CardMeter, CardReporter
 from snabb_py.cli.card_wires import Port, join, wires_of
 from snabb_py.cli.interfaces import UNFINISHED
 from snabb_py.cli.options import engine_options, report_options
-from snabb_py.cli.run import Ending
+from snabb_py.cli.run import Ending, printable
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -52,7 +52,7 @@ def qemu_options(paths: Sequence[Path]) -> str:
         device = {
             "driver": "vfio-user-pci",
             "bus": f"rp{i}",
-            "socket": {"type": "unix", "path": str(path.absolute())},
+            "socket": {"type": "unix", "path": printable(str(path.absolute()))},
         }
         # Not on the root bus: the card would lose its link there, being PCI Express.
         lines.append(
@@ -75,6 +75,9 @@ def run(  # noqa: PLR0913 - what a run consists of
     engine.commit(config)
     paths = [port.server.path for port in ports]
     reporter.log(f"QEMU's options:\n{qemu_options(paths)}")
+    for path in paths:
+        if printable(str(path.absolute())) != str(path.absolute()):
+            reporter.log(f"{path}: is not UTF-8, as QEMU wants it: make a link to it")
     meter = CardMeter(engine, ports, time.monotonic())
     with Servers([port.server for port in ports]):
         timer = engine.timers.at(
@@ -189,7 +192,7 @@ def program(  # noqa: PLR0913 - the options of a program
                 engine, config, ports, reporter, duration=duration, interval=interval
             )
             apps = [engine.apps[n].instance for p in ports for n in p.wire_apps]
-        failures = [app.failure for app in apps if app.failure]
+        failures = [printable(app.failure) for app in apps if app.failure]
         summary = {"program": "sim82599", **summary, "failures": failures}
         reporter.finish(summary)
         lost = [reason for card in summary["cards"] for reason in card["drops"]]

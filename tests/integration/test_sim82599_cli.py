@@ -141,6 +141,30 @@ def test_addresses_count_on_to_the_last(tmp_path: Path) -> None:
     assert macs == [f"02:00:00:ff:ff:f{digit}" for digit in "def"]
 
 
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_a_path_need_not_be_utf_8(tmp_path: Path, arguments: list[str]) -> None:
+    path, capture = (os.fsencode(tmp_path / name) + b'\xff"' for name in "sc")
+    done = subprocess.run(
+        [*SIM, path, "--wire", b"pcap:," + capture, "--duration", "0.1", *arguments],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    shown = path.decode(errors="replace")
+    text = done.stderr.decode()
+    assert f"{shown}: is not UTF-8, as QEMU wants it" in text
+    options = text[text.index("-machine") : text.index(f"\nsnabb-py: {shown}")]
+    (option,) = [w for w in shlex.split(options) if w.startswith("{")]
+    assert json.loads(option)["socket"]["path"] == shown
+    if arguments:
+        (card,) = json.loads(done.stdout.splitlines()[-1])["cards"]
+        assert card["socket"] == shown
+        assert card["wire"] == "pcap:," + capture.decode(errors="replace")
+        assert b"\\ud" not in done.stdout
+    else:
+        assert shown in done.stdout.decode()
+
+
 def test_a_cable_joins_two_cards(tmp_path: Path, memory: int) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
     with (
@@ -265,7 +289,7 @@ def test_plain_output(tmp_path: Path) -> None:
 def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [*SIM, str(tmp_path / "s"), "--duration", "0.5", "--interval", "0.1"],
+        [*SIM, str(tmp_path / "[red]s"), "--duration", "0.5", "--interval", "0.1"],
         stdout=child,
         stderr=child,
         env={**os.environ, "COLUMNS": "160", "TERM": "xterm"},
@@ -280,6 +304,7 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     os.close(parent)
     assert process.wait(20) == 0
     assert "tx packets" in output.decode()
+    assert "[red]s" in output.decode()
     assert "─" in output.decode()
 
 
