@@ -67,6 +67,7 @@ class CardMeter:
                 "mac": port.card.mac.hex(":"),
                 "wire": printable(port.wire),
                 "connected": port.server.is_connected,
+                "plugged": port.is_plugged,
                 "rx": self._way("rx", new, old, seconds),
                 "tx": self._way("tx", new, old, seconds),
                 "interrupts": new["interrupts"],
@@ -131,6 +132,7 @@ def plain_line(seconds: float, card: dict[str, Any]) -> str:
         for way in ("rx", "tx")
     )
     state = "connected" if card["connected"] else "no client"
+    state += "" if card["plugged"] else ", no cable"
     lost = f"  ({', '.join(reasons(card))})" if reasons(card) else ""
     return f"{seconds:8.1f} s  {card['socket']} ({state})  {ways}{lost}"
 
@@ -160,7 +162,7 @@ def table(look: dict[str, Any], title: str) -> "Table":
         result.add_row(
             escape(card["socket"]),
             "connected" if card["connected"] else "-",
-            escape(card["wire"]),
+            escape(card["wire"]) + ("" if card["plugged"] else " (pulled)"),
             *ways,
             "\n".join(reasons(card)) or "-",
         )

@@ -60,6 +60,7 @@ class Port:
         wire: what the user called it.
         wire_apps: the apps that the wire is.
         needs_large: super-frames may come from it.
+        is_plugged: the cable is in.
     """
 
     name: str
@@ -68,6 +69,12 @@ class Port:
     wire: str
     wire_apps: tuple[str, ...] = ()
     needs_large: bool = False
+    is_plugged: bool = True
+
+    def plug(self, plugged: bool) -> None:
+        """Put the cable in or pull it out."""
+        self.card.plug(plugged)
+        self.is_plugged = plugged
 
 
 def wires_of(words: Sequence[str], ncards: int) -> list[str]:

@@ -18,6 +18,7 @@ from snabb_py.cli.interfaces import UNFINISHED
 from snabb_py.cli.options import engine_options, report_options
 from snabb_py.cli.run import Ending, printable
 from snabb_py.engine.config import Config
+from snabb_py.engine.control import Verb
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
 from snabb_py.nic.model82599 import MAC_PREFIX, Card, parse_mac
@@ -62,6 +63,26 @@ def qemu_options(paths: Sequence[Path]) -> str:
     return " \\\n".join(f"  {line}" for line in lines)
 
 
+def cable_verb(ports: Sequence[Port]) -> Verb:
+    """Return the verb of the control socket that pulls and plugs cables."""
+    by_name = {port.name: port for port in ports}
+
+    def cable(_engine: Engine, request: dict[str, Any]) -> dict[str, bool]:
+        name, plugged = request.get("card"), request.get("plugged")
+        if not isinstance(name, str) or name not in by_name:
+            raise ConfigError(f"card: expected one of {', '.join(by_name)}")
+        if not isinstance(plugged, bool):
+            raise ConfigError("plugged: expected true or false")
+        port = by_name[name]
+        # A cable between two cards has two ends, and neither has a signal without it.
+        ends = ports if port.wire == "cable" else [port]
+        for end in ends:
+            end.plug(plugged)
+        return {port.name: port.is_plugged for port in ports}
+
+    return cable
+
+
 def run(  # noqa: PLR0913 - what a run consists of
     engine: Engine,
     config: Config,
@@ -72,6 +93,10 @@ def run(  # noqa: PLR0913 - what a run consists of
     interval: float,
 ) -> dict[str, Any]:
     """Serve the cards until the end, with reports; return the summary."""
+    engine.verbs["cable"] = (
+        'pull or plug a card\'s cable: "card": NAME, "plugged": true or false',
+        cable_verb(ports),
+    )
     engine.commit(config)
     paths = [port.server.path for port in ports]
     reporter.log(f"QEMU's options:\n{qemu_options(paths)}")
@@ -145,6 +170,12 @@ def program(  # noqa: PLR0913 - the options of a program
     A socket serves one virtual machine at a time; when it goes, the card is reset and
     waits for the next. Memory that a guest's driver did not give to the card is out of
     its reach: what it tried is counted as dma-read-unmapped and dma-write-unmapped.
+
+    The control socket, /run/snabb-py/PID/control, takes JSON lines; one pulls the cable
+    of a card (card0, card1, ... in order of the sockets), or plugs it in with true:
+
+    \b
+      {"verb": "cable", "card": "card0", "plugged": false}
 
     \b
     Examples:

@@ -42,12 +42,9 @@ def _end(engine: "Engine", _request: dict[str, Any]) -> Any:
     engine.end()
 
 
-#: Every verb with what it does.
+#: Every engine's verbs with what they do; a program may add its own to `Engine.verbs`.
 VERBS: dict[str, tuple[str, Verb]] = {
-    "help": (
-        "the verbs",
-        lambda _e, _r: {name: text for name, (text, _) in VERBS.items()},
-    ),
+    "help": ("the verbs", lambda e, _r: {n: text for n, (text, _) in e.verbs.items()}),
     "config": ("apps, links and workers", lambda e, _r: e.describe()),
     "graph": ("the network for Graphviz", lambda e, _r: e.config.graphviz()),
     "counters": ("all counters", _counters),
@@ -57,10 +54,6 @@ VERBS: dict[str, tuple[str, Verb]] = {
 }
 
 
-def _is_known(verb: object) -> bool:
-    return isinstance(verb, str) and verb in VERBS
-
-
 def answer(engine: "Engine", line: bytes) -> bytes:
     """Return the answer to one request line."""
     try:
@@ -68,9 +61,11 @@ def answer(engine: "Engine", line: bytes) -> bytes:
             request = json.loads(line)
         except ValueError:
             request = None
-        if not isinstance(request, dict) or not _is_known(request.get("verb")):
-            raise ConfigError('expected {"verb": one of ' + ", ".join(VERBS) + "}")
-        result = VERBS[request["verb"]][1](engine, request)
+        verbs = engine.verbs
+        verb = request.get("verb") if isinstance(request, dict) else None
+        if not isinstance(verb, str) or verb not in verbs:
+            raise ConfigError('expected {"verb": one of ' + ", ".join(verbs) + "}")
+        result = verbs[verb][1](engine, request)
         reply = {"ok": True, "result": result}
     except (SnabbError, ValueError, RecursionError) as error:
         reply = {"ok": False, "error": str(error)}

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from snabb_py.engine import control
+from snabb_py.engine.shm import runtime_directory
+from snabb_py.errors import ConfigError
 from tests.guest import Guest
 from tests.hosts import until
 from tests.vfio_client import (
@@ -28,6 +31,7 @@ from tests.vfio_client import (
     transmit,
 )
 
+LINKS, LINKS_UP = 0x42A4, 1 << 30
 SIM = [sys.executable, "-m", "snabb_py", "sim82599"]
 
 
@@ -132,6 +136,70 @@ def test_the_options_for_qemu_are_ready_to_paste(tmp_path: Path) -> None:
     assert [d["socket"]["path"] for d in devices] == [str(path) for path in paths]
     ports = [word for word in words if word.startswith("pcie-root-port")]
     assert [f"id={d['bus']}" in port for d, port in zip(devices, ports, strict=True)]
+
+
+def call(program: Program, verb: str, **members: Any) -> Any:
+    """Ask a program's control socket."""
+    path = runtime_directory() / str(program.process.pid) / "control"
+    return control.call(path, verb, **members)
+
+
+def has_link(client: VfioClient) -> bool:
+    return bool(client.register(LINKS) & LINKS_UP)
+
+
+def drops(program: Program, card: int = 0) -> dict[str, int]:
+    counts: dict[str, int] = program.look()["cards"][card]["drops"]
+    return counts
+
+
+def test_a_cable_is_pulled_and_plugged(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    arguments = (path, tmp_path / "b", "--wire", "gen,rate=10kpps")
+    with sim(*arguments, sockets=2) as program, VfioClient(path) as client:
+        client.negotiate()
+        assert "cable" in call(program, "help")
+        assert has_link(client)
+        assert "drop-rx-link-down" not in drops(program)
+        pulled = call(program, "cable", card="card0", plugged=False)
+        assert pulled == {"card0": False, "card1": True}
+        assert not has_link(client)
+        wait_for(lambda: "drop-rx-link-down" in drops(program))
+        assert not program.look()["cards"][0]["plugged"]
+        client.reset()
+        assert not has_link(client)
+        assert "drop-rx-link-down" not in drops(program, 1)
+        call(program, "cable", card="card0", plugged=True)
+        assert has_link(client)
+        assert program.look()["cards"][0]["plugged"]
+        (lost, _) = [card["drops"] for card in program.end()["cards"]]
+    assert lost["drop-rx-link-down"] > 0
+
+
+def test_a_cable_between_cards_has_two_ends(tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    with sim(*paths, "--wire", "cable", sockets=2) as program, ExitStack() as stack:
+        clients = [stack.enter_context(VfioClient(path)) for path in paths]
+        for client in clients:
+            client.negotiate()
+        for plugged in (False, True):
+            call(program, "cable", card="card1", plugged=plugged)
+            assert [has_link(client) for client in clients] == [plugged] * 2
+        program.end()
+
+
+def test_a_cable_that_there_is_not(tmp_path: Path) -> None:
+    with sim(tmp_path / "a") as program:
+        for members, text in (
+            ({}, "card: expected one of card0"),
+            ({"card": "card1", "plugged": True}, "card: expected one of card0"),
+            ({"card": ["card0"], "plugged": True}, "card: expected one of card0"),
+            ({"card": "card0"}, "plugged: expected true or false"),
+            ({"card": "card0", "plugged": 0}, "plugged: expected true or false"),
+        ):
+            with pytest.raises(ConfigError, match=text):
+                call(program, "cable", **members)
+        assert program.end()["cards"][0]["plugged"]
 
 
 def test_addresses_count_on_to_the_last(tmp_path: Path) -> None:
