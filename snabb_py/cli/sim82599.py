@@ -119,7 +119,8 @@ def run(  # noqa: PLR0913 - what a run consists of
 
 
 @click.command(
-    "sim82599", epilog="Ctrl-C and SIGTERM end it with the summary and exit status 0."
+    "sim82599",
+    epilog="Ctrl-C, SIGTERM and SIGHUP end it with the summary, as --duration does.",
 )
 @click.argument("sockets", nargs=-1, required=True, metavar="SOCKET...")
 @click.option(
@@ -162,14 +163,31 @@ def program(  # noqa: PLR0913 - the options of a program
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
 
-    Options of gen: rate=100kpps or rate=1.5Gbps (1e5 packets a second), size=N with
-    FCS (the smallest; 64+1518: in turns; imix), flows=N (16), vlan=N, ip=6. The
-    frames are UDP to the card's address, numbered: of those that the guest sends
-    back, what is lost, late or damaged is counted.
+    Options of gen: rate=100kpps or rate=1.5Gbps (1e5 packets a second; at most the
+    cable's 10 Gb/s, 14.88 Mpps of the smallest), size=N with FCS (the smallest;
+    64+1518: in turns; imix), flows=N (16), vlan=N, ip=6. The frames are UDP to the
+    card's address, numbered: of those that the guest sends back, what is lost, late or
+    damaged is counted.
 
     A socket serves one virtual machine at a time; when it goes, the card is reset and
-    waits for the next. Memory that a guest's driver did not give to the card is out of
-    its reach: what it tried is counted as dma-read-unmapped and dma-write-unmapped.
+    waits for the next. One that does not say its protocol's version within 5 seconds,
+    or stops in the middle of a message, has to go. Memory that a guest's driver did not
+    give to the card is out of its reach: what it tried is counted as dma-read-unmapped
+    and dma-write-unmapped.
+
+    Reports come every --interval, with rates since the one before; the summary comes at
+    the end, with rates over the whole run, and is all that comes of a --duration that
+    is shorter. --duration begins when the sockets can be connected to. Packets are
+    counted from the start, whichever virtual machine was there: received are those that
+    came to the card over its wire or from its own MAC loopback, dropped ones too; sent
+    are those that left on the wire. Bytes are without FCS; Gbps are on the wire, with
+    preamble, FCS and gap. The control socket has more counters of each card: rx-packets
+    and tx-packets are the same numbers, host-packets are copies that reached the
+    guest's memory, interrupts those that the card raised, whether somebody took them or
+    not.
+
+    The exit status is 1 if a capture could not be written, or if frames are left that a
+    wire has taken and not delivered.
 
     The control socket, /run/snabb-py/PID/control, takes JSON lines; one pulls the cable
     of a card (card0, card1, ... in order of the sockets), or plugs it in with true:
