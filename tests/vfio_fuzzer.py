@@ -1,6 +1,7 @@
 """Hostile clients of a card that is served: episodes of messages of every wrong shape.
 
-    Episode(seed, directory).run(range(60))
+    with Episode(seed) as episode:
+        episode.run(range(60))
 
 The server is the real one, and so is the worker that steps the card, with a source
 and a sink at its wire. The client is this thread; another writes to registers
@@ -11,7 +12,6 @@ unlike there, threads see to it that an episode does not do the very same again.
 
 import array
 import contextlib
-import gc
 import os
 import random
 import resource
@@ -43,7 +43,6 @@ from tests.card_fuzzer import (
     any_register,
     any_value,
     flip,
-    open_files,
     shared_mappings,
 )
 from tests.vfio_client import (
@@ -181,10 +180,9 @@ class Episode:
 
     Args:
         seed: of everything.
-        directory: for the socket.
     """
 
-    def __init__(self, seed: int, directory: Path) -> None:
+    def __init__(self, seed: int) -> None:
         self.seed = seed
         self.totals = Totals()
         self.done = self.totals.done
@@ -197,9 +195,9 @@ class Episode:
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_files)
             self.card = undo.enter_context(Card())
-            self.server = Server(
-                self.card, directory / "nic.sock", log=self.log.append, clock=self.clock
-            )
+            directory = undo.enter_context(tempfile.TemporaryDirectory())
+            path = Path(directory, "nic.sock")
+            self.server = Server(self.card, path, log=self.log.append, clock=self.clock)
             self.servers = undo.enter_context(Servers([self.server]))
             self.engine = undo.enter_context(
                 Engine(packets=2048, large_packets=64, huge=False, log=self.log.append)
@@ -645,23 +643,3 @@ class Episode:
     }
     ACTIONS: ClassVar[tuple[Action, ...]] = tuple(WEIGHTED)
     WEIGHTS: ClassVar[tuple[int, ...]] = tuple(WEIGHTED.values())
-
-
-def run_episode(seed: int, actions: Iterable[int]) -> Totals:
-    """Run one episode and judge what it leaves behind.
-
-    Raises:
-        AssertionError: the card or its process was hurt.
-    """
-    gc.collect()
-    before = open_files()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        Episode(seed, Path(directory)) as episode,
-    ):
-        totals = episode.run(actions)
-    del episode
-    gc.collect()  # an engine closes its last file descriptor when it is gone
-    assert open_files() == before, "file descriptors are left"
-    assert shared_mappings() == 0, "mappings are left"
-    return totals
