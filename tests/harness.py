@@ -19,11 +19,17 @@ from typing import Any, Self
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine.app import App
+from snabb_py.engine.engine import Engine
 from snabb_py.engine.memory import Pool, new_aligned
 from snabb_py.engine.resources import Registry
 
 #: When the clock of a harness begins, in ns: a machine that has run for a while.
 BEGINNING = 10**12
+
+
+def small_engine(**settings: Any) -> Engine:
+    """Return an engine with few packets, on ordinary memory."""
+    return Engine(packets=4096, large_packets=64, huge=False, log=print, **settings)
 
 
 @contextlib.contextmanager
