@@ -169,8 +169,8 @@ class Server:
             self._drop("")
         if self._connection:
             self.counters["refused-busy-connections"] += 1
-            sock.close()
             self._say("card busy: refused a second connection")
+            sock.close()
             return
         sock.setblocking(False)
         self.counters["connections"] += 1
@@ -217,8 +217,8 @@ class Server:
         if self._loop:
             self._loop.watch(connection.sock.fileno(), None)
         connection.close()
-        self._connection = None
         self._say(f"disconnected{f' ({reason})' if reason else ''}")
+        self._connection = None
 
 
 class Servers:
