@@ -9,7 +9,18 @@ The text of each is one line that says what is wrong, where, and what to do: it 
 what the user sees. Imports nothing.
 """
 
+import errno as numbers
 import os
+
+#: What to do when something has run out, whatever was being done.
+HINTS = {
+    numbers.EMFILE: "raise the limit of open files: ulimit -n 1024",
+    numbers.ENFILE: "raise the system's limit of open files: sysctl fs.file-max",
+    numbers.ENOSPC: "the file system is full: make room there",
+    numbers.EDQUOT: "make room, or raise the quota",
+    numbers.EFBIG: "raise the limit of a file's size: ulimit -f unlimited",
+    numbers.ENOMEM: "free memory, or raise the limit: ulimit -v unlimited",
+}
 
 
 class SnabbError(Exception):
@@ -26,13 +37,13 @@ class DeviceError(SnabbError):
     Args:
         step: what was being done, "open /dev/net/tun".
         errno: of the system call, positive.
-        hint: what to do about it.
+        hint: what to do about it; default: what `HINTS` says.
     """
 
     def __init__(self, step: str, errno: int, hint: str = "") -> None:
         self.step = step
         self.errno = errno
-        self.hint = hint
+        self.hint = hint = hint or HINTS.get(errno, "")
         super().__init__(f"{step}: {os.strerror(errno)}{'; ' + hint if hint else ''}")
 
 

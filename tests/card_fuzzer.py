@@ -1,6 +1,7 @@
 """Hostile hosts of a software card: episodes of everything that one can do wrong.
 
-    Episode(seed).run(range(100))
+    with Episode(seed) as episode:
+        episode.run(range(100))
 
 An episode is a card, memory around it, and numbered actions. Each action draws from a
 generator of its own, made of the seed and its number: an episode does the same without
@@ -934,16 +935,25 @@ class Episode:
     WEIGHTS: ClassVar[tuple[int, ...]] = tuple(WEIGHTED.values())
 
 
-def run_episode(seed: int, actions: Iterable[int]) -> Totals:
+def run_episode(
+    make: Callable[[int], Any], seed: int, actions: Iterable[int]
+) -> Totals:
     """Run one episode and judge what it leaves behind.
 
+    Args:
+        make: `Episode`, or that of `tests.vfio_fuzzer`.
+        seed: of the episode.
+        actions: to do.
+
     Raises:
-        AssertionError: the card was hurt.
+        AssertionError: the card or its process was hurt.
     """
     gc.collect()
     before = open_files()
-    with Episode(seed) as episode:
-        totals = episode.run(actions)
+    with make(seed) as episode:
+        totals: Totals = episode.run(actions)
+    del episode
+    gc.collect()  # an engine closes its last file descriptor when it is gone
     assert open_files() == before, "file descriptors are left"
     assert shared_mappings() == 0, "mappings are left"
     return totals

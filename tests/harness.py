@@ -9,17 +9,42 @@ No thread and no engine: what happens is up to the arguments alone. At the end t
 is retired, and every packet must be back.
 """
 
-from collections.abc import Iterable
+import contextlib
+import os
+import resource
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine.app import App
+from snabb_py.engine.engine import Engine
 from snabb_py.engine.memory import Pool, new_aligned
 from snabb_py.engine.resources import Registry
 
 #: When the clock of a harness begins, in ns: a machine that has run for a while.
 BEGINNING = 10**12
+
+
+def small_engine(**settings: Any) -> Engine:
+    """Return an engine with few packets, on ordinary memory."""
+    return Engine(packets=4096, large_packets=64, huge=False, log=print, **settings)
+
+
+@contextlib.contextmanager
+def no_free_fds() -> Iterator[None]:
+    """Let this process have no more files open than it has."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    fillers = [os.dup(0) for _ in range(highest)]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(fillers) + 1, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in fillers:
+            os.close(fd)
 
 
 class Harness:

@@ -32,7 +32,7 @@ def run(*command: str, timeout: float = 60) -> str:
     return done.stdout
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+def until(condition: Callable[[], bool], what: str = "it", seconds: float = 20) -> None:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds
     while not condition():

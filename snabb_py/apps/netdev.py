@@ -4,6 +4,7 @@ By ioctl on a socket of the caller's: it sees the network namespace that the soc
 made in, whatever this process does later. Source: netdevice(7). Imports errors.
 """
 
+import abc
 import contextlib
 import errno
 import fcntl
@@ -97,3 +98,61 @@ def _ask(sock: socket.socket, name: str, what: int, form: struct.Struct) -> int 
             return None
         raise
     return int(form.unpack(answer)[1])
+
+
+class Followed(abc.ABC):
+    """An interface that is in use, whatever becomes of it: what to tell the user.
+
+    Args:
+        kind: "raw" or "tap", for the user.
+        ifname: what it is called to begin with.
+    """
+
+    _socket: socket.socket
+
+    def __init__(self, kind: str, ifname: str) -> None:
+        self.kind = kind
+        self.ifname = ifname
+        self.name: str | None = ifname  # now; None: the interface was deleted
+        self._is_up: bool | None = True
+
+    @abc.abstractmethod
+    def current_name(self) -> str | None:
+        """Return what it is called now, wherever it is; None: it was deleted."""
+
+    @abc.abstractmethod
+    def try_return(self) -> bool:
+        """Go on with an interface of the first name; return whether there is one."""
+
+    def supervise(self) -> str | None:
+        """Follow the interface; return what has become of it, for the user.
+
+        One thing at a time: what else has changed is said next time.
+        """
+        change = self._follow()
+        return f"{self.kind}:{self.ifname}: {change}" if change else None
+
+    def _follow(self) -> str | None:
+        name = self.current_name()
+        before, self.name = self.name, name
+        if name is None:
+            return self._come_back(before)
+        if name != before:
+            return f"interface was renamed to {name}"
+        return self.compare(is_up(self._socket, name))
+
+    def compare(self, is_up: bool | None) -> str | None:
+        """Return what is new about its being up; None: there is none here."""
+        if is_up is None or is_up == self._is_up:
+            return None
+        self._is_up = is_up
+        return f"interface is {'up' if is_up else 'down'}"
+
+    def _come_back(self, before: str | None) -> str | None:
+        deleted = "interface was deleted" if before else ""
+        if not self.try_return():
+            return deleted and f"{deleted}; waiting for it to come back"
+        self.name = self.ifname
+        self._is_up = is_up(self._socket, self.ifname)
+        back = "is back" if self._is_up else "is back, down"
+        return f"{deleted} and {back}" if deleted else f"interface {back}"

@@ -232,18 +232,23 @@ class Output:
             {"fd": fd, "is_regular": stat.S_ISREG(mode), "buffer": self.buffer},
         )
 
+    @property
+    def failure(self) -> str:
+        """Why the file cannot be written; "": it can."""
+        error = self.output.error
+        return str(DeviceError(f"write {self.path}", error)) if error else ""
+
     def close(self) -> None:
         """Write the rest and close the file; say it if not all could be written."""
         lost = lib.pcap_output_finish(self.output, FINISH_TIMEOUT_MS)
+        line = self.failure
         if lost:
             error = self.output.error
             why = os.strerror(error) if error else "its reader is too slow"
+            line = f"{self.path}: {lost} packets are missing at the end: {why}"
+        if line:
             with contextlib.suppress(OSError, ValueError):
-                print(
-                    f"snabb-py: {self.path}: {lost} packets are missing at the end: "
-                    f"{why}",
-                    file=sys.stderr,
-                )
+                print(f"snabb-py: {line}", file=sys.stderr)
         with contextlib.suppress(OSError):
             os.close(self.output.fd)
 
@@ -333,6 +338,11 @@ class PcapWriter(App):
             return 0
         return int(lib.pcap_output_waiting(self.output.output))
 
+    @property
+    def failure(self) -> str:
+        """Why the file cannot be written; "": it can."""
+        return self.output.failure if self.output else ""
+
     def _check_kind(self, fd: int) -> None:
         mode = os.fstat(fd).st_mode
         if os.isatty(fd):
@@ -345,8 +355,14 @@ class PcapWriter(App):
     ) -> Output:
         try:
             output: object = resources.borrow(_inode(fd), make)
-        except ConfigError as error:
-            raise ConfigError(f"{self.path}: {error}; write to another file") from None
+        except ConfigError:
+            output = resources.borrow(_inode(fd), make, shared=True)
+            if isinstance(output, Output):
+                name = "" if output.path == self.path else f", as {output.path}"
+                raise ConfigError(
+                    f"{self.path}: is being written by this network already{name}; "
+                    "write to another file"
+                ) from None
         if not isinstance(output, Output):
             raise ConfigError(
                 f"{self.path}: is being read by this network; write to another file"

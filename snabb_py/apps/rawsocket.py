@@ -38,7 +38,7 @@ SEND_BUFFER = 2 << 20
 RING_BLOCKS = (lib.RAWSOCKET_BLOCKS, 8, 2, 1)
 
 
-class PacketSocket:
+class PacketSocket(netdev.Followed):
     """A packet socket, bound to an interface, and its receive ring.
 
     It stays the same socket whatever becomes of the interface: the worker has its fd.
@@ -51,9 +51,7 @@ class PacketSocket:
     """
 
     def __init__(self, ifname: str) -> None:
-        self.ifname = ifname
-        self.name: str | None = ifname  # now; None: the interface was deleted
-        self._is_up: bool | None = True
+        super().__init__("raw", ifname)
         self._has_said_jammed = False
         self._ring: mmap.mmap | None = None
         self._view: Any = None
@@ -185,40 +183,26 @@ class PacketSocket:
     # -- interface -------------------------------------------------------------
 
     def supervise(self) -> str | None:
-        """Follow the interface; return what has become of it, for the user.
-
-        One thing at a time: what else has changed is said next time.
-        """
+        """Follow the interface, and see to the ring; see `netdev.Followed`."""
         if lib.rawsocket_is_jammed(self.state):
             return self._renew_ring()
-        change = self._follow()
-        return f"raw:{self.ifname}: {change}" if change else None
+        return super().supervise()
 
-    def _follow(self) -> str | None:
-        # Of the socket, not of a name: it follows a renamed interface, and becomes ""
-        # with a deleted one, even if another took its index.
-        name = self._socket.getsockname()[0] or None
-        before, self.name = self.name, name
-        if name is None:
-            return self._come_back(before)
-        if name != before:
-            return f"interface was renamed to {name}"
-        is_up = netdev.is_up(self._socket, name)
-        if is_up is None or is_up == self._is_up:
-            return None
-        self._is_up = is_up
-        return f"interface is {'up' if is_up else 'down'}"
+    def current_name(self) -> str | None:
+        """See `netdev.Followed`.
 
-    def _come_back(self, before: str | None) -> str | None:
-        deleted = "interface was deleted" if before else ""
+        Of the socket, not of a name: it follows a renamed interface, and becomes ""
+        with a deleted one, even if another took its index.
+        """
+        return self._socket.getsockname()[0] or None
+
+    def try_return(self) -> bool:
+        """See `netdev.Followed`."""
         try:
             self._bind()
         except (OSError, DeviceError):  # not there, or gone again, or another kind
-            return deleted and f"{deleted}; waiting for it to come back"
-        self.name = self.ifname
-        self._is_up = netdev.is_up(self._socket, self.ifname)
-        back = "is back" if self._is_up else "is back, down"
-        return f"{deleted} and {back}" if deleted else f"interface {back}"
+            return False
+        return True
 
     def close(self) -> None:
         """Close the socket; its ring and promiscuity end with it."""

@@ -37,7 +37,7 @@ OFFLOADS = (
 MTU_MAX = 65521  # the kernel's for a tap: 65535 less an Ethernet header
 
 
-class TapDevice:
+class TapDevice(netdev.Followed):
     """An open tap.
 
     It stays the same fd whatever becomes of the interface: the worker has it.
@@ -51,10 +51,8 @@ class TapDevice:
     """
 
     def __init__(self, ifname: str) -> None:
-        self.ifname = ifname
-        self.name: str | None = ifname  # now; None: the interface was deleted
+        super().__init__("tap", ifname)
         self.mtu: int | None = None
-        self._is_up: bool | None = True
         self._is_away = False
         with contextlib.ExitStack() as undo:
             with netdev.step(
@@ -125,16 +123,8 @@ class TapDevice:
 
     # -- interface -------------------------------------------------------------
 
-    def supervise(self) -> str | None:
-        """Follow the interface; return what has become of it, for the user.
-
-        One thing at a time: what else has changed is said next time.
-        """
-        change = self._follow()
-        return f"tap:{self.ifname}: {change}" if change else None
-
-    def _current_name(self) -> str | None:
-        """Return the name of the interface behind the fd, wherever it is."""
+    def current_name(self) -> str | None:
+        """See `netdev.Followed`."""
         try:
             answer = fcntl.ioctl(self._fd, TUNGETIFF, bytes(netdev.IFREQ_SHORT.size))
         except OSError:  # EBADFD: there is none
@@ -142,35 +132,16 @@ class TapDevice:
         name: bytes = netdev.IFREQ_SHORT.unpack(answer)[0]
         return name.rstrip(b"\0").decode(errors="surrogateescape")
 
-    def _follow(self) -> str | None:
-        name = self._current_name()
-        before, self.name = self.name, name
-        if name is None:
-            return self._come_back(before)
-        if name != before:
-            return f"interface was renamed to {name}"
-        is_up = netdev.is_up(self._socket, name)
+    def compare(self, is_up: bool | None) -> str | None:
+        """See `netdev.Followed`: what is not here and not deleted was moved."""
         if (is_up is None) != self._is_away:
             self._is_away = is_up is None
             where = "another" if self._is_away else "this"
             return f"interface was moved to {where} network namespace"
-        if is_up is None or is_up == self._is_up:
-            return None
-        self._is_up = is_up
-        return f"interface is {'up' if is_up else 'down'}"
+        return super().compare(is_up)
 
-    def _come_back(self, before: str | None) -> str | None:
-        deleted = "interface was deleted" if before else ""
-        if not self._try_attach():
-            return deleted and f"{deleted}; waiting for it to come back"
-        self.name = self.ifname
-        self._is_up = netdev.is_up(self._socket, self.ifname)
-        self._is_away = False
-        lib.tap_attached(self.state)
-        back = "is back" if self._is_up else "is back, down"
-        return f"{deleted} and {back}" if deleted else f"interface {back}"
-
-    def _try_attach(self) -> bool:
+    def try_return(self) -> bool:
+        """See `netdev.Followed`."""
         # The worker has seen it too, and leaves the fd alone until it is told.
         if not lib.tap_is_detached(self.state):
             return False
@@ -183,6 +154,8 @@ class TapDevice:
                 netdev.set_mtu(self._socket, self.ifname, self.mtu)
         except OSError:  # gone again, or not ours any more
             return False
+        self._is_away = False
+        lib.tap_attached(self.state)
         return True
 
     def close(self) -> None:
@@ -256,5 +229,5 @@ class Tap(App):
             self.tap.set_mtu(self.mtu)
 
     def supervise(self) -> str | None:
-        """See `TapDevice.supervise`."""
+        """See `netdev.Followed`."""
         return self.tap.supervise()

@@ -5,6 +5,8 @@ so that `--help` is quick. Errors of ours become one line and an exit status her
 """
 
 import contextlib
+import errno
+import io
 import os
 import signal
 import sys
@@ -19,7 +21,7 @@ from importlib import import_module
 import click
 
 from snabb_py import __version__
-from snabb_py.errors import ConfigError, SnabbError
+from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 #: Program -> what `snabb-py --help` says of it. The module has the program's name.
 PROGRAMS = {
@@ -101,6 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed before we came
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that lacks a character is no reason to stop; as stderr is anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Programs without an ending of their own are unwound: what they hold is given back.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
@@ -111,20 +116,26 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except SnabbError as error:
-        if os.environ.get("SNABB_DEBUG") == "1":
-            raise
-        _complain(error)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:
         _forget_stdout()
         sys.exit(1)
-    except OSError as error:
+    except (SnabbError, OSError, MemoryError) as error:
         if os.environ.get("SNABB_DEBUG") == "1":
             raise
-        _forget_stdout()
-        _complain(error)
-        sys.exit(1)
+        if isinstance(error, OSError):
+            _forget_stdout()
+        _complain(_explain(error))
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _explain(error: Exception) -> Exception:
+    """Return an error that says what to do, if it can be said."""
+    if isinstance(error, MemoryError):
+        return DeviceError("get memory", errno.ENOMEM)
+    if isinstance(error, OSError) and error.errno:
+        step = f"use {error.filename}" if error.filename else "ask the kernel"
+        return DeviceError(step, error.errno)
+    return error
 
 
 def _complain(error: Exception) -> None:

@@ -8,7 +8,7 @@ from snabb_py._native import lib
 from snabb_py.apps.traffic import Checker
 from snabb_py.cli.card_wires import Port
 from snabb_py.cli.interfaces import UNFINISHED, app_drops
-from snabb_py.cli.run import Meter, Reporter, wire_gbps
+from snabb_py.cli.run import Meter, Reporter, printable, wire_gbps
 from snabb_py.engine import counter
 from snabb_py.engine.engine import Engine
 
@@ -63,10 +63,11 @@ class CardMeter:
         seconds = max(seconds, 1e-9)
         return [
             {
-                "socket": str(port.server.path),
+                "socket": printable(str(port.server.path)),
                 "mac": port.card.mac.hex(":"),
-                "wire": port.wire,
+                "wire": printable(port.wire),
                 "connected": port.server.is_connected,
+                "plugged": port.is_plugged,
                 "rx": self._way("rx", new, old, seconds),
                 "tx": self._way("tx", new, old, seconds),
                 "interrupts": new["interrupts"],
@@ -131,12 +132,14 @@ def plain_line(seconds: float, card: dict[str, Any]) -> str:
         for way in ("rx", "tx")
     )
     state = "connected" if card["connected"] else "no client"
+    state += "" if card["plugged"] else ", no cable"
     lost = f"  ({', '.join(reasons(card))})" if reasons(card) else ""
     return f"{seconds:8.1f} s  {card['socket']} ({state})  {ways}{lost}"
 
 
 def table(look: dict[str, Any], title: str) -> "Table":
     """Return a look as a table for a terminal."""
+    from rich.markup import escape
     from rich.table import Table
 
     result = Table(title=f"{title}  {look['seconds']:.0f} s", title_justify="left")
@@ -157,9 +160,9 @@ def table(look: dict[str, Any], title: str) -> "Table":
             )
         ]
         result.add_row(
-            card["socket"],
+            escape(card["socket"]),
             "connected" if card["connected"] else "-",
-            card["wire"],
+            escape(card["wire"]) + ("" if card["plugged"] else " (pulled)"),
             *ways,
             "\n".join(reasons(card)) or "-",
         )

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snabb_py.apps.traffic import IMIX, Checker, Generator, udp_frames
+from snabb_py.apps.traffic import (
+    FCS_SIZE,
+    IMIX,
+    LEAST_FRAME,
+    Checker,
+    Generator,
+    Template,
+    udp_frames,
+)
 from snabb_py.cli.interfaces import attach
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError
@@ -28,9 +36,17 @@ WIRES = (
     "null, sink, gen[,OPTION]..., cable, raw:IFNAME, tap:NAME "
     "or pcap:IN.pcap[,OUT.pcap]"
 )
-RATE = re.compile(r"([0-9.]+(?:e[0-9]+)?)((?:[kM]?pps)?|Gbps)")
+RATE = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]{1,3})?)((?:[kM]?pps)?|Gbps)")
 IP_VERSIONS = {"4": False, "6": True}
+LEAST_SIZE = LEAST_FRAME + FCS_SIZE
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
+#: Least packets a second that can be asked for.
+LEAST_PPS = 0.001
+#: What a card's cable carries.
+CABLE_GBPS = 10
+#: Most bytes that frames made in advance take: each is there twice, in Python and in C.
+MOST_MEMORY = 512 << 20
+FRAME_OVERHEAD = 200
 
 
 @dataclass
@@ -44,6 +60,7 @@ class Port:
         wire: what the user called it.
         wire_apps: the apps that the wire is.
         needs_large: super-frames may come from it.
+        is_plugged: the cable is in.
     """
 
     name: str
@@ -52,6 +69,12 @@ class Port:
     wire: str
     wire_apps: tuple[str, ...] = ()
     needs_large: bool = False
+    is_plugged: bool = True
+
+    def plug(self, plugged: bool) -> None:
+        """Put the cable in or pull it out."""
+        self.card.plug(plugged)
+        self.is_plugged = plugged
 
 
 def wires_of(words: Sequence[str], ncards: int) -> list[str]:
@@ -112,27 +135,10 @@ def _attach_generator(config: Config, name: str, port: Port, stream: int) -> Non
     Raises:
         ConfigError: the word's options are wrong.
     """
-    options = {"rate": "1e5", "size": "", "flows": "16", "vlan": "", "ip": "4"}
-    for option in port.wire.split(",")[1:]:
-        key, _, value = option.partition("=")
-        if key not in options:
-            raise ConfigError(f'wire "{port.wire}": expected {GENERATOR}')
-        options[key] = value
     try:
-        frames = udp_frames(
-            parse_sizes(options["size"]),
-            flows=int(options["flows"]),
-            vlan=int(options["vlan"]) if options["vlan"] else None,
-            ipv6=IP_VERSIONS[options["ip"]],
-            dst_mac=port.card.mac.hex(":"),
-            # of a mix the shortest are made as long as an IPv6 frame or a tag needs
-            grow=options["size"] == "imix",
-        )
-        rate = parse_rate(options["rate"])
-    except KeyError as error:
-        raise ConfigError(
-            f'wire "{port.wire}": ip: {error} is neither 4 nor 6'
-        ) from None
+        options = parse_options(port.wire)
+        frames = make_frames(options, port.card.mac)
+        rate = parse_rate(options["rate"], frames)
     except (ConfigError, ValueError) as error:
         raise ConfigError(f'wire "{port.wire}": {error}') from None
     config.app(f"{name}-in", Generator, frames=frames, stream=stream, **rate)
@@ -143,6 +149,63 @@ def _attach_generator(config: Config, name: str, port: Port, stream: int) -> Non
 def _attach_checker(config: Config, name: str, port: Port) -> None:
     config.app(f"{name}-out", Checker, verify=True)
     config.link(f"{port.name}.tx -> {name}-out.rx")
+
+
+def parse_options(wire: str) -> dict[str, str]:
+    """Return the options of a gen wire, all of them.
+
+    Raises:
+        ValueError: there is no such option, or it is given twice.
+    """
+    defaults = {"rate": "1e5", "size": "", "flows": "16", "vlan": "", "ip": "4"}
+    given: dict[str, str] = {}
+    for option in wire.split(",")[1:]:
+        key, _, value = option.partition("=")
+        if key not in defaults:
+            raise ValueError(f"expected {GENERATOR}")
+        if key in given:
+            raise ValueError(f"{key}: given twice")
+        given[key] = value
+    return defaults | given
+
+
+def make_frames(options: dict[str, str], mac: bytes) -> list[Template]:
+    """Return the frames that options ask for, to a MAC address.
+
+    Raises:
+        ConfigError, ValueError: an option is wrong.
+    """
+    sizes, flows = parse_sizes(options["size"]), parse_number("flows", options["flows"])
+    if options["ip"] not in IP_VERSIONS:
+        raise ValueError(f'ip: "{options["ip"]}" is neither 4 nor 6')
+    # A flow has each size once; the order of all has a place for each.
+    room = sum(2 * size + FRAME_OVERHEAD for size in set(sizes or [LEAST_SIZE]))
+    most = MOST_MEMORY // (room + 8 * len(sizes or [LEAST_SIZE]))
+    if flows > most:
+        raise ValueError(
+            f"flows: {flows} of these sizes need more than {MOST_MEMORY >> 20} MiB; "
+            f"{most} at most"
+        )
+    return udp_frames(
+        sizes,
+        flows=flows,
+        vlan=parse_number("vlan", options["vlan"]) if options["vlan"] else None,
+        ipv6=IP_VERSIONS[options["ip"]],
+        dst_mac=mac.hex(":"),
+        # of a mix the shortest are made as long as an IPv6 frame or a tag needs
+        grow=options["size"] == "imix",
+    )
+
+
+def parse_number(name: str, text: str) -> int:
+    """Return a whole number.
+
+    Raises:
+        ValueError: it is none, or longer than any that makes sense.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError(f'{name}: "{text}" is no whole number of up to 9 digits')
+    return int(text)
 
 
 def parse_sizes(text: str) -> tuple[int, ...] | None:
@@ -159,19 +222,29 @@ def parse_sizes(text: str) -> tuple[int, ...] | None:
         return IMIX
     if not re.fullmatch(r"[0-9]+(\+[0-9]+)*", text):
         raise ValueError(f'size: "{text}" is neither bytes, N+N..., nor imix')
-    return tuple(int(size) for size in text.split("+"))
+    return tuple(parse_number("size", size) for size in text.split("+"))
 
 
-def parse_rate(text: str) -> dict[str, Any]:
+def parse_rate(text: str, frames: Sequence[Template]) -> dict[str, Any]:
     """Return a Generator's rate: "1e6", "1000kpps", "14.88Mpps", "5Gbps".
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or more of these frames than a cable carries.
     """
     match = RATE.fullmatch(text)
-    number = float(match[1]) if match else 0.0
-    if not match or not 0 < number < math.inf:
+    if not match:
         raise ValueError(f'rate: "{text}" is neither packets a second nor Gbps')
-    if match[2] == "Gbps":
-        return {"rate_gbps": number}
-    return {"rate_pps": number * UNITS[match[2].removesuffix("pps")]}
+    bits = 8 * sum(template.wire_size for template in frames) / len(frames)
+    most_pps = CABLE_GBPS * 1e9 / bits
+    number, is_gbps = float(match[1]), match[2] == "Gbps"
+    if is_gbps:
+        is_possible = LEAST_PPS * bits / 1e9 <= number <= CABLE_GBPS
+    else:
+        number *= UNITS[match[2].removesuffix("pps")]
+        is_possible = LEAST_PPS <= number <= most_pps
+    if not is_possible:
+        raise ValueError(
+            f'rate: "{text}" is not within {LEAST_PPS}pps and {CABLE_GBPS}Gbps, which '
+            f"is {math.floor(most_pps / 1e3) / 1e3}Mpps of this size"
+        )
+    return {"rate_gbps" if is_gbps else "rate_pps": number}

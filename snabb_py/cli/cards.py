@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from snabb_py.apps.basic import Sink
-from snabb_py.apps.traffic import IMIX, Checker, Generator, udp_frames
-from snabb_py.cli.card_wires import IP_VERSIONS, parse_rate, parse_sizes
+from snabb_py.apps.traffic import Checker, Generator
+from snabb_py.cli.card_wires import make_frames, parse_rate
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599 import Intel82599, LocalIntel82599
@@ -222,24 +222,14 @@ def _traffic(parsed: CardWord, card: Card) -> dict[str, Any]:
     Raises:
         ConfigError: an option is wrong.
     """
-    options = parsed.options
-    rate, ip = options.get("rate", ""), options.get("ip", "4")
-    if ip not in IP_VERSIONS:
-        raise parsed.fail(f'ip: "{ip}" is neither 4 nor 6')
+    options = {"size": "", "flows": "16", "vlan": "", "ip": "4", **parsed.options}
+    rate = options.get("rate", "")
     try:
-        frames = udp_frames(
-            parse_sizes(options.get("size", "")),
-            flows=parsed.number("flows", 16),
-            vlan=parsed.number("vlan", 0) if "vlan" in options else None,
-            ipv6=IP_VERSIONS[ip],
-            dst_mac=card.mac.hex(":"),
-            # of a mix the shortest are made as long as an IPv6 frame or a tag needs
-            grow=parse_sizes(options.get("size", "")) == IMIX,
-        )
+        frames = make_frames(options, card.mac)
         if rate == "max":
             speed: dict[str, Any] = {}
         elif rate:
-            speed = parse_rate(rate)
+            speed = parse_rate(rate, frames)
         else:
             speed = {"rate_gbps": LINK_MBPS / 1000}
     except (ConfigError, ValueError) as error:

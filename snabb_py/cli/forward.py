@@ -15,7 +15,7 @@ from snabb_py.cli.interfaces import (
     engine_settings,
 )
 from snabb_py.cli.options import Number, engine_options, report_options
-from snabb_py.cli.run import Ending, Reporter, run
+from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
@@ -286,9 +286,12 @@ def program(  # noqa: PLR0913 - the options of a program
                 if has_end(config, directions)
                 else None,
             )
-        reporter.finish({"program": "forward", **summary})
+            instances = [running.instance for running in engine.apps.values()]
+        failures = [printable(app.failure) for app in instances if app.failure]
+        reporter.finish({"program": "forward", **summary, "failures": failures})
         lost_at_end = [r for d in summary["directions"] for r in d["drops"]]
-        if any(reason.endswith((UNFINISHED, "write-error")) for reason in lost_at_end):
+        ends_badly = (UNFINISHED, "write-error")
+        if failures or any(reason.endswith(ends_badly) for reason in lost_at_end):
             sys.exit(1)
     finally:
         reporter.stop()

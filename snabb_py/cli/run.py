@@ -86,6 +86,15 @@ class Ending:
             engine.end()
 
 
+def printable(word: str) -> str:
+    """Return a word of the user's as Unicode has it.
+
+    A path may have any bytes: those that are no UTF-8 are in it as halves of
+    characters, which neither JSON nor a terminal takes.
+    """
+    return word.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def wire_gbps(packets: int, nbytes: int, seconds: float) -> float:
     """Return 10^9 bits a second on the wire: with preamble, FCS and gap."""
     return (nbytes + packets * WIRE_OVERHEAD) * 8 / seconds / 1e9
@@ -152,8 +161,8 @@ class Meter:
         seconds = max(seconds, 1e-9)
         return [
             {
-                "from": direction.source.word,
-                "to": direction.target.word,
+                "from": printable(direction.source.word),
+                "to": printable(direction.target.word),
                 "offered": new.offered,
                 "forwarded": new.forwarded,
                 "lost": new.lost,
@@ -239,6 +248,7 @@ class Reporter:
 
     def log(self, line: str) -> None:
         """Show a message beside the reports; on stderr, so that JSON stays JSON."""
+        line = printable(line)
         if self._live:
             self._live.console.print(line, markup=False, highlight=False)
         else:

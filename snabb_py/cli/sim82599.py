@@ -16,19 +16,31 @@ from snabb_py.cli.card_report import CardMeter, CardReporter
 from snabb_py.cli.card_wires import Port, join, wires_of
 from snabb_py.cli.interfaces import UNFINISHED
 from snabb_py.cli.options import engine_options, report_options
-from snabb_py.cli.run import Ending
+from snabb_py.cli.run import Ending, printable
 from snabb_py.engine.config import Config
+from snabb_py.engine.control import Verb
 from snabb_py.engine.engine import Engine
+from snabb_py.errors import ConfigError
 from snabb_py.nic.model82599 import MAC_PREFIX, Card, parse_mac
 from snabb_py.nic.vfio_user import Server, Servers
 
 MOST_CARDS = 64
 
 
-def mac_of(first: bytes, n: int) -> bytes:
-    """Return the address of card n: the last three bytes count on."""
-    number = (int.from_bytes(first[3:], "big") + n) % 2**24
-    return first[:3] + number.to_bytes(3, "big")
+def count_macs(first: bytes, ncards: int) -> list[bytes]:
+    """Return each card's address: the last three bytes count on.
+
+    Raises:
+        ConfigError: they would begin anew.
+    """
+    number, last = int.from_bytes(first[3:], "big"), 2**24 - ncards
+    if number > last:
+        highest = first[:3] + last.to_bytes(3, "big")
+        raise ConfigError(
+            f'MAC address "{first.hex(":")}": the last three bytes count on for '
+            f"{ncards} cards; begin with {highest.hex(':')} at most"
+        )
+    return [first[:3] + (number + n).to_bytes(3, "big") for n in range(ncards)]
 
 
 def qemu_options(paths: Sequence[Path]) -> str:
@@ -41,7 +53,7 @@ def qemu_options(paths: Sequence[Path]) -> str:
         device = {
             "driver": "vfio-user-pci",
             "bus": f"rp{i}",
-            "socket": {"type": "unix", "path": str(path.absolute())},
+            "socket": {"type": "unix", "path": printable(str(path.absolute()))},
         }
         # Not on the root bus: the card would lose its link there, being PCI Express.
         lines.append(
@@ -49,6 +61,26 @@ def qemu_options(paths: Sequence[Path]) -> str:
             f"-device {shlex.quote(json.dumps(device, separators=(',', ':')))}"
         )
     return " \\\n".join(f"  {line}" for line in lines)
+
+
+def cable_verb(ports: Sequence[Port]) -> Verb:
+    """Return the verb of the control socket that pulls and plugs cables."""
+    by_name = {port.name: port for port in ports}
+
+    def cable(_engine: Engine, request: dict[str, Any]) -> dict[str, bool]:
+        name, plugged = request.get("card"), request.get("plugged")
+        if not isinstance(name, str) or name not in by_name:
+            raise ConfigError(f"card: expected one of {', '.join(by_name)}")
+        if not isinstance(plugged, bool):
+            raise ConfigError("plugged: expected true or false")
+        port = by_name[name]
+        # A cable between two cards has two ends, and neither has a signal without it.
+        ends = ports if port.wire == "cable" else [port]
+        for end in ends:
+            end.plug(plugged)
+        return {port.name: port.is_plugged for port in ports}
+
+    return cable
 
 
 def run(  # noqa: PLR0913 - what a run consists of
@@ -61,9 +93,16 @@ def run(  # noqa: PLR0913 - what a run consists of
     interval: float,
 ) -> dict[str, Any]:
     """Serve the cards until the end, with reports; return the summary."""
+    engine.verbs["cable"] = (
+        'pull or plug a card\'s cable: "card": NAME, "plugged": true or false',
+        cable_verb(ports),
+    )
     engine.commit(config)
     paths = [port.server.path for port in ports]
     reporter.log(f"QEMU's options:\n{qemu_options(paths)}")
+    for path in paths:
+        if printable(str(path.absolute())) != str(path.absolute()):
+            reporter.log(f"{path}: is not UTF-8, as QEMU wants it: make a link to it")
     meter = CardMeter(engine, ports, time.monotonic())
     with Servers([port.server for port in ports]):
         timer = engine.timers.at(
@@ -80,7 +119,8 @@ def run(  # noqa: PLR0913 - what a run consists of
 
 
 @click.command(
-    "sim82599", epilog="Ctrl-C and SIGTERM end it with the summary and exit status 0."
+    "sim82599",
+    epilog="Ctrl-C, SIGTERM and SIGHUP end it with the summary, as --duration does.",
 )
 @click.argument("sockets", nargs=-1, required=True, metavar="SOCKET...")
 @click.option(
@@ -123,14 +163,37 @@ def program(  # noqa: PLR0913 - the options of a program
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
 
-    Options of gen: rate=100kpps or rate=1.5Gbps (1e5 packets a second), size=N with
-    FCS (the smallest; 64+1518: in turns; imix), flows=N (16), vlan=N, ip=6. The
-    frames are UDP to the card's address, numbered: of those that the guest sends
-    back, what is lost, late or damaged is counted.
+    Options of gen: rate=100kpps or rate=1.5Gbps (1e5 packets a second; at most the
+    cable's 10 Gb/s, 14.88 Mpps of the smallest), size=N with FCS (the smallest;
+    64+1518: in turns; imix), flows=N (16), vlan=N, ip=6. The frames are UDP to the
+    card's address, numbered: of those that the guest sends back, what is lost, late or
+    damaged is counted.
 
     A socket serves one virtual machine at a time; when it goes, the card is reset and
-    waits for the next. Memory that a guest's driver did not give to the card is out of
-    its reach: what it tried is counted as dma-read-unmapped and dma-write-unmapped.
+    waits for the next. One that does not say its protocol's version within 5 seconds,
+    or stops in the middle of a message, has to go. Memory that a guest's driver did not
+    give to the card is out of its reach: what it tried is counted as dma-read-unmapped
+    and dma-write-unmapped.
+
+    Reports come every --interval, with rates since the one before; the summary comes at
+    the end, with rates over the whole run, and is all that comes of a --duration that
+    is shorter. --duration begins when the sockets can be connected to. Packets are
+    counted from the start, whichever virtual machine was there: received are those that
+    came to the card over its wire or from its own MAC loopback, dropped ones too; sent
+    are those that left on the wire. Bytes are without FCS; Gbps are on the wire, with
+    preamble, FCS and gap. The control socket has more counters of each card: rx-packets
+    and tx-packets are the same numbers, host-packets are copies that reached the
+    guest's memory, interrupts those that the card raised, whether somebody took them or
+    not.
+
+    The exit status is 1 if a capture could not be written, or if frames are left that a
+    wire has taken and not delivered.
+
+    The control socket, /run/snabb-py/PID/control, takes JSON lines; one pulls the cable
+    of a card (card0, card1, ... in order of the sockets), or plugs it in with true:
+
+    \b
+      {"verb": "cable", "card": "card0", "plugged": false}
 
     \b
     Examples:
@@ -146,7 +209,8 @@ def program(  # noqa: PLR0913 - the options of a program
     if len(sockets) > MOST_CARDS:
         raise click.UsageError(f"{MOST_CARDS} cards at most")
     words = wires_of(wires, len(sockets))
-    first = parse_mac(mac) if mac else MAC_PREFIX + b"\x01"
+    first = MAC_PREFIX + b"\x01" if mac is None else parse_mac(mac)
+    macs = count_macs(first, len(sockets))
     texts = " ".join(words)
     reporter = CardReporter(
         "sim82599",
@@ -157,7 +221,7 @@ def program(  # noqa: PLR0913 - the options of a program
         with Ending() as ending, contextlib.ExitStack() as stack:
             ports = []
             for i, (socket, word) in enumerate(zip(sockets, words, strict=True)):
-                card = stack.enter_context(Card(mac=mac_of(first, i)))
+                card = stack.enter_context(Card(mac=macs[i]))
                 server = Server(card, Path(socket), log=reporter.log)
                 stack.callback(server.close)
                 ports.append(Port(f"card{i}", card, server, word))
@@ -176,9 +240,12 @@ def program(  # noqa: PLR0913 - the options of a program
             summary = run(
                 engine, config, ports, reporter, duration=duration, interval=interval
             )
-        reporter.finish({"program": "sim82599", **summary})
+            apps = [engine.apps[n].instance for p in ports for n in p.wire_apps]
+        failures = [printable(app.failure) for app in apps if app.failure]
+        summary = {"program": "sim82599", **summary, "failures": failures}
+        reporter.finish(summary)
         lost = [reason for card in summary["cards"] for reason in card["drops"]]
-        if any(reason.endswith((UNFINISHED, "write-error")) for reason in lost):
+        if failures or any(r.endswith((UNFINISHED, "write-error")) for r in lost):
             sys.exit(1)
     finally:
         reporter.stop()

@@ -121,6 +121,11 @@ class App:
         """Return what a device behind the app has counted by itself; else nothing."""
         return {}
 
+    @property
+    def failure(self) -> str:
+        """Why the app cannot do its work, or could not at its end; "": it can."""
+        return ""
+
     def supervise(self) -> str | None:
         """Look after the outside, a few times a second, away from the worker.
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snabb_py.engine.thread import start_thread
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 LONGEST_REQUEST = 64 * 1024
 MOST_CLIENTS = 32
+#: Seconds until it is looked at again whether there are file descriptors.
+RETRY = 0.1
 
 Verb = Callable[["Engine", dict[str, Any]], Any]
 
@@ -39,12 +42,9 @@ def _end(engine: "Engine", _request: dict[str, Any]) -> Any:
     engine.end()
 
 
-#: Every verb with what it does.
+#: Every engine's verbs with what they do; a program may add its own to `Engine.verbs`.
 VERBS: dict[str, tuple[str, Verb]] = {
-    "help": (
-        "the verbs",
-        lambda _e, _r: {name: text for name, (text, _) in VERBS.items()},
-    ),
+    "help": ("the verbs", lambda e, _r: {n: text for n, (text, _) in e.verbs.items()}),
     "config": ("apps, links and workers", lambda e, _r: e.describe()),
     "graph": ("the network for Graphviz", lambda e, _r: e.config.graphviz()),
     "counters": ("all counters", _counters),
@@ -54,10 +54,6 @@ VERBS: dict[str, tuple[str, Verb]] = {
 }
 
 
-def _is_known(verb: object) -> bool:
-    return isinstance(verb, str) and verb in VERBS
-
-
 def answer(engine: "Engine", line: bytes) -> bytes:
     """Return the answer to one request line."""
     try:
@@ -65,9 +61,11 @@ def answer(engine: "Engine", line: bytes) -> bytes:
             request = json.loads(line)
         except ValueError:
             request = None
-        if not isinstance(request, dict) or not _is_known(request.get("verb")):
-            raise ConfigError('expected {"verb": one of ' + ", ".join(VERBS) + "}")
-        result = VERBS[request["verb"]][1](engine, request)
+        verbs = engine.verbs
+        verb = request.get("verb") if isinstance(request, dict) else None
+        if not isinstance(verb, str) or verb not in verbs:
+            raise ConfigError('expected {"verb": one of ' + ", ".join(verbs) + "}")
+        result = verbs[verb][1](engine, request)
         reply = {"ok": True, "result": result}
     except (SnabbError, ValueError, RecursionError) as error:
         reply = {"ok": False, "error": str(error)}
@@ -93,17 +91,26 @@ class Control:
             raise DeviceError(f"listen at {path}", error.errno or 0) from None
         self._listener.listen()
         self._listener.setblocking(False)
+        self._is_listening = True
+        self._has_said = False  # that there are no file descriptors
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._clients: dict[socket.socket, bytearray] = {}
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._end_fd, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
-        self._thread.start()
+        try:
+            self._thread = start_thread("control", self._run)
+        except DeviceError:
+            self._give_back()
+            raise
 
     def _run(self) -> None:
         while True:
-            for key, _ in self._selector.select():
+            events = self._selector.select(None if self._is_listening else RETRY)
+            if not self._is_listening:
+                self._is_listening = True
+                self._selector.register(self._listener, selectors.EVENT_READ)
+            for key, _ in events:
                 if key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj == self._end_fd:
@@ -114,8 +121,18 @@ class Control:
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:
+        except (BlockingIOError, ConnectionError):
             return
+        except OSError as error:
+            # Too many open files: later, or we would be asked at once.
+            self._is_listening = False
+            self._selector.unregister(self._listener)
+            if not self._has_said:
+                refusal = DeviceError("accept a connection", error.errno or 0)
+                self.engine.log(f"{self.path}: {refusal}")
+            self._has_said = True
+            return
+        self._has_said = False
         if len(self._clients) >= MOST_CLIENTS:
             client.close()
             return
@@ -149,6 +166,9 @@ class Control:
             self._thread.join()
         for client in list(self._clients):
             self._drop(client)
+        self._give_back()
+
+    def _give_back(self) -> None:
         self._selector.close()
         self._listener.close()
         os.close(self._end_fd)

@@ -26,7 +26,7 @@ from snabb_py._native import ffi, lib
 from snabb_py.engine import counter
 from snabb_py.engine.app import App, check_range
 from snabb_py.engine.config import AppSpec, Config, LinkSpec
-from snabb_py.engine.control import Control
+from snabb_py.engine.control import VERBS, Control, Verb
 from snabb_py.engine.memory import Pool, new_aligned
 from snabb_py.engine.plan import Actions, Network, difference, expand
 from snabb_py.engine.python_app import PythonApp, Runner, ops_of
@@ -123,6 +123,8 @@ class Engine:
         self.network: Network = Network()
         self.config: Config = Config()
         self.timers = Timers()
+        #: Of the control socket.
+        self.verbs: dict[str, tuple[str, Verb]] = dict(VERBS)
         self.log = log or (lambda line: print(line, file=sys.stderr, flush=True))
         self.stop_on_error = stop_on_error
         self.started_at: float = time.monotonic()

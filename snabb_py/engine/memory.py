@@ -176,16 +176,16 @@ class Pool:
         physical: bool = False,
     ) -> None:
         self.memory = Memory(lib.pool_memory_needed(small, large), huge=huge)
-        iovas = ffi.NULL
-        if physical:
-            try:
-                iovas = ffi.new("uint64_t[]", self.memory.physical())
-            except DeviceError:
-                self.memory.close()
-                raise
         nchunks = lib.pool_chunks_needed(small, large, nworkers)
-        # Anonymous memory: zeroed, and what is never used costs nothing.
-        self._chunks: Any = mmap.mmap(-1, nchunks * ffi.sizeof("struct chunk"))
+        try:
+            iovas: Any = ffi.NULL
+            if physical:
+                iovas = ffi.new("uint64_t[]", self.memory.physical())
+            # Anonymous memory: zeroed, and what is never used costs nothing.
+            self._chunks: Any = mmap.mmap(-1, nchunks * ffi.sizeof("struct chunk"))
+        except BaseException:
+            self.memory.close()
+            raise
         self._view = ffi.from_buffer("struct chunk[]", self._chunks)
         self.pool = new_aligned("struct pool *")
         lib.pool_init(

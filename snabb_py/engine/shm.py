@@ -102,9 +102,12 @@ class InstanceDirectory:
         remove_dead(root)
         self.path = root / str(os.getpid() if pid is None else pid)
         make_private(self.path)
-        self._lock = os.open(
-            self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-        )
+        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+        try:
+            self._lock = os.open(self.path / "lock", flags, 0o600)
+        except OSError as error:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise DeviceError(f"make {self.path}/lock", error.errno or 0) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -116,7 +119,11 @@ class InstanceDirectory:
     def note_huge_pages(self, pages: int) -> None:
         """Leave word of the huge pages that were reserved, should we be killed."""
         if pages:
-            (self.path / "hugepages").write_text(str(pages))
+            path = self.path / "hugepages"
+            try:
+                path.write_text(str(pages))
+            except OSError as error:
+                raise DeviceError(f"write {path}", error.errno or 0) from None
 
     def close(self) -> None:
         """Remove the directory."""
@@ -192,17 +199,21 @@ class Counters:
 
     def __init__(self, path: Path | None, program: str = "") -> None:
         self._fd = -1
+        self._path = path
         if path is None:
             self._map = mmap.mmap(-1, SIZE)
         else:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
-            self._fd = fd
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
             try:
-                os.ftruncate(fd, SIZE)
-                self._map = mmap.mmap(fd, SIZE)
+                self._fd = os.open(path, flags, 0o644)
+                os.ftruncate(self._fd, SIZE)
+                self._map = mmap.mmap(self._fd, SIZE)
                 self._reserve(0, DIRECTORY + NENTRIES * ENTRY.size)
-            except (OSError, DeviceError):
-                os.close(fd)
+            except OSError as error:
+                self.close()
+                raise DeviceError(f"make {path}", error.errno or 0) from None
+            except DeviceError:
+                self.close()
                 raise
         self._view = ffi.from_buffer("uint8_t[]", self._map)
         self._end = DIRECTORY + NENTRIES * ENTRY.size
@@ -281,9 +292,7 @@ class Counters:
         try:
             os.posix_fallocate(self._fd, offset, size)
         except OSError as error:
-            raise DeviceError(
-                "make room for counters", error.errno or 0, "is /run full?"
-            ) from None
+            raise DeviceError(f"make room in {self._path}", error.errno or 0) from None
 
     def _take(self, size: int) -> int:
         if rows := self._free_rows.get(size):

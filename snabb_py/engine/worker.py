@@ -6,10 +6,9 @@ its end and holds no GIL. Imports memory, plan, shm and the extension.
 
 import errno
 import os
-import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine import counter
@@ -20,7 +19,11 @@ from snabb_py.engine.plan import Network, breath_order, port_order
 from snabb_py.engine.python_app import Runner
 from snabb_py.engine.resources import Lease
 from snabb_py.engine.shm import Counters, Row
+from snabb_py.engine.thread import start_thread
 from snabb_py.errors import AppError, ConfigError, DeviceError
+
+if TYPE_CHECKING:
+    from threading import Thread
 
 
 @dataclass(eq=False)
@@ -133,7 +136,7 @@ class Worker:
         self._keep: Any = None
         self._published = 0
         self._rc = 0
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self.publish(self.assemble(Network(), {}, {}, [], []))
 
     # -- life ------------------------------------------------------------------
@@ -142,14 +145,11 @@ class Worker:
         """Start the thread.
 
         Raises:
-            DeviceError: it could not be pinned to its CPU.
+            DeviceError: it could not be started, or not be pinned to its CPU.
         """
         if self._thread:
             return
-        self._thread = threading.Thread(
-            target=self._run, name=f"worker-{self.number}", daemon=True
-        )
-        self._thread.start()
+        self._thread = start_thread(f"worker-{self.number}", self._run)
         while not self.worker.running and self._thread.is_alive():
             time.sleep(20e-6)
         if self._rc < 0:

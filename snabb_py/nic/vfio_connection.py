@@ -8,7 +8,7 @@ import errno
 import os
 import select
 import socket
-import time
+from collections.abc import Callable
 
 from snabb_py.nic.vfio_device import Device
 from snabb_py.nic.vfio_message import (
@@ -44,6 +44,7 @@ COUNTERS = (
     "error-no-version-messages",
     "error-oversized-messages",
     "error-size-messages",
+    "error-system-messages",  # no file descriptors left for what came along
     "error-unsupported-messages",
     "error-version-messages",
     "closed-bad-size-connections",
@@ -51,7 +52,9 @@ COUNTERS = (
     "closed-no-version-connections",
     "closed-oversized-connections",
     "closed-reply-connections",  # a reply where nothing had been asked
+    "closed-silent-connections",  # no version was agreed on in time
     "closed-truncated-connections",  # in the middle of a message
+    "closed-unfinished-connections",  # the rest of a message does not come
     "closed-unread-connections",  # the client does not read what it asked for
     "closed-version-connections",
 )
@@ -74,18 +77,25 @@ class Connection:
     """
 
     def __init__(
-        self, sock: socket.socket, device: Device, counters: dict[str, int]
+        self,
+        sock: socket.socket,
+        device: Device,
+        counters: dict[str, int],
+        clock: Callable[[], float],
     ) -> None:
         self.sock = sock
         self.device = device
         self.counters = counters
-        self.stalled_since = 0.0
+        self._clock = clock
+        self._opened_at = clock()
+        self._begun_at = 0.0  # the message that is coming in
+        self._stalled_at = 0.0
         self._in = memoryview(bytearray(LONGEST))
         self._header = [self._in[: HEADER.size]]
         self._have = 0
         self._size = HEADER.size
         self._fds: list[int] = []
-        self._has_lost_fds = False
+        self._lost_fds = 0  # why: an errno
         self._out = memoryview(bytearray(LONGEST))
         self._body_out = self._out[HEADER.size :]
         self._unsent = self._out[:0]
@@ -94,6 +104,21 @@ class Connection:
     def is_stalled(self) -> bool:
         """Whether a reply waits for the client to make room."""
         return len(self._unsent) > 0
+
+    @property
+    def debt(self) -> tuple[str, float] | None:
+        """What the client owes, as it is counted, and since when; None: nothing.
+
+        It may be idle for as long as it likes, once a version has been agreed on: a
+        virtual machine may be paused.
+        """
+        if self.is_stalled:
+            return "unread", self._stalled_at
+        is_agreed = self.device.is_agreed
+        if not self._have and is_agreed:
+            return None
+        reason = "unfinished" if self._have else "silent"
+        return reason, self._begun_at if is_agreed else self._opened_at
 
     @property
     def has_been_left(self) -> bool:
@@ -147,6 +172,8 @@ class Connection:
     def _advance(self, n: int) -> None:
         if n == 0:
             raise Closed("truncated" if self._have else "")
+        if not self._have:
+            self._begun_at = self._clock()
         self._have += n
 
     def _take_fds(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
@@ -155,13 +182,15 @@ class Connection:
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 self._fds.extend(fds)
-        # More than fit, or than we may have open: the kernel has closed those.
-        self._has_lost_fds |= bool(flags & _CTRUNC)
+        if flags & _CTRUNC:
+            # More than fit, or than we may have open: the kernel has closed those.
+            is_full = len(self._fds) < MOST_FDS
+            self._lost_fds = errno.EMFILE if is_full else errno.EINVAL
 
     def _close_fds(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
-        self._has_lost_fds = False
+        self._lost_fds = 0
 
     def _check_size(self) -> None:
         number, command, self._size, flags, _ = HEADER.unpack_from(self._in)
@@ -195,13 +224,15 @@ class Connection:
                 HEADER.pack_into(self._out, 0, number, command, 16 + n, REPLY, 0)
                 self._send(16 + n)
         finally:
-            if self._fds or self._has_lost_fds:
+            if self._fds or self._lost_fds:
                 self._close_fds()
 
     def _check(self, flags: int) -> None:
         if flags & ~NO_REPLY:
             raise Refusal(errno.EINVAL, "flags")
-        if self._has_lost_fds:
+        if self._lost_fds == errno.EMFILE:
+            raise Refusal(errno.EMFILE, "system")
+        if self._lost_fds:
             raise Refusal(errno.EINVAL, "fds")
 
     def _refuse(self, number: int, command: int, error: int) -> None:
@@ -211,8 +242,9 @@ class Connection:
 
     def _send(self, n: int) -> None:
         self._unsent = self._out[:n]
-        self.stalled_since = time.monotonic()
         self._flush()
+        if self.is_stalled:
+            self._stalled_at = self._clock()
 
     def _flush(self) -> None:
         try:

@@ -19,22 +19,27 @@ import os
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from snabb_py._native import lib
+from snabb_py.engine.thread import start_thread
 from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.nic.limited_log import Clock, LimitedLog, Log
 from snabb_py.nic.vfio_connection import COUNTERS, Closed, Connection
 from snabb_py.nic.vfio_device import Card, Device, Region
 
+if TYPE_CHECKING:
+    from threading import Thread
+
 #: Of struct sockaddr_un, with the NUL.
 LONGEST_PATH = 107
-#: Seconds that a client has to make room for a reply.
+#: Seconds that a client has to agree on a version, to send the rest of a message and to
+#: make room for a reply.
 PATIENCE = 5.0
-#: Seconds until it is looked at again whether a client has made room, and whether there
+#: Seconds until it is looked at again whether a client has done so, and whether there
 #: are file descriptors.
 LOOK = 0.1
 
@@ -55,7 +60,6 @@ REGIONS = (
 )
 
 Callback = Callable[[], None]
-Log = Callable[[str], None]
 
 
 class Server:
@@ -64,8 +68,9 @@ class Server:
     Args:
         card: what is served.
         path: of the socket; a socket file that nobody listens at is replaced.
-        log: takes a line for the user when clients come and go.
-        patience: seconds that a client has to make room for a reply.
+        log: takes a line for the user when clients come and go; a flood is summed up.
+        patience: seconds that a client may owe us something.
+        clock: tells the time in seconds.
 
     Raises:
         ConfigError: the path cannot be one of a socket.
@@ -79,16 +84,21 @@ class Server:
         *,
         log: Log | None = None,
         patience: float = PATIENCE,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.card = card
         self.path = path
         self.max_dma_maps = 65535  # the protocol's default; QEMU takes no more
         self.counters = dict.fromkeys(COUNTERS, 0)
-        self._log = log or (lambda _line: None)
+        log = log or (lambda _line: None)
+        self._log = LimitedLog(lambda line: log(f"{path}: {line}"), clock=clock)
         self._patience = patience
+        self._clock = clock
         self._loop: Servers | None = None
         self._connection: Connection | None = None
+        self._lost = 0  # messages whose file descriptors were, and that was said
         self._is_listening = False
+        self._refusing: int | None = None  # the errno that has been said
         self._listener = listen(path)
         self._inode = inode_of(path)
 
@@ -112,17 +122,24 @@ class Server:
         if inode_of(self.path) == self._inode:
             with contextlib.suppress(OSError):
                 self.path.unlink()
+        self._log.flush()
 
     def look_after(self, loop: "Servers") -> bool:
         """Do what time brings; return whether more of it is to come."""
         if not self._is_listening:
             self._listen_on(loop)
-        connection = self._connection
-        if connection is None or not connection.is_stalled:
-            return False
-        if time.monotonic() - connection.stalled_since > self._patience:
-            self._drop("unread")
-        return True
+        debt = self._connection and self._connection.debt
+        if debt:
+            reason, since = debt
+            if self._clock() - since > self._patience:
+                self._drop(reason)
+        self._log.look()
+        return bool(debt) or self._log.is_holding
+
+    def _say(self, text: str, detail: str = "") -> None:
+        self._log.say(text, detail)
+        if self._loop and self._log.is_holding:
+            self._loop.look_soon()
 
     def _listen_on(self, loop: "Servers") -> None:
         self._is_listening = True
@@ -133,12 +150,18 @@ class Server:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):
             return
-        except OSError:  # too many open files: later, or we would be asked at once
+        except OSError as error:
+            # Too many open files: later, or we would be asked at once.
             self.counters["refused-system-connections"] += 1
             self._is_listening = False
             loop.watch(self._listener.fileno(), None)
             loop.look_soon()
+            if error.errno != self._refusing:
+                refusal = DeviceError("accept a connection", error.errno or 0)
+                self._say("clients have to wait", f": {refusal}")
+            self._refusing = error.errno
             return
+        self._refusing = None
         # The client that was here may have gone and have been followed by this one
         # before we came to look at either.
         self._serve(loop)
@@ -146,14 +169,17 @@ class Server:
             self._drop("")
         if self._connection:
             self.counters["refused-busy-connections"] += 1
+            self._say("card busy: refused a second connection")
             sock.close()
             return
         sock.setblocking(False)
         self.counters["connections"] += 1
         device = Device(self.card, REGIONS, loop.watch, max_dma_maps=self.max_dma_maps)
-        self._connection = Connection(sock, device, self.counters)
+        self._connection = Connection(sock, device, self.counters, self._clock)
+        self._lost = self.counters["error-system-messages"]
         loop.watch(sock.fileno(), lambda: self._serve(loop))
-        self._log(f"{self.path}: connected{describe_peer(sock)}")
+        loop.look_soon()
+        self._say("connected", describe_peer(sock))
 
     def _serve(self, loop: "Servers") -> None:
         connection = self._connection
@@ -165,10 +191,14 @@ class Server:
         except Closed as closed:
             self._drop(closed.reason)
         except Exception as error:  # noqa: BLE001 - one card's trouble is not another's
-            self._log(f"{self.path}: {type(error).__name__}: {error}")
+            self._say("internal error", f": {type(error).__name__}: {error}")
             self._drop("internal")
         else:
-            if connection.is_stalled:
+            if self.counters["error-system-messages"] != self._lost:
+                self._lost = self.counters["error-system-messages"]
+                step = "take the file descriptors of a message"
+                self._say(str(DeviceError(step, errno.EMFILE)))
+            if connection.debt:
                 loop.look_soon()
             if connection.is_stalled != was_stalled:
                 loop.watch(
@@ -187,8 +217,8 @@ class Server:
         if self._loop:
             self._loop.watch(connection.sock.fileno(), None)
         connection.close()
+        self._say(f"disconnected{f' ({reason})' if reason else ''}")
         self._connection = None
-        self._log(f"{self.path}: disconnected{f' ({reason})' if reason else ''}")
 
 
 class Servers:
@@ -208,7 +238,7 @@ class Servers:
         self._epoll = select.epoll()
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._has_ended = False
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self.watch(self._end_fd, self._end)
         share = (max_mappings or max_map_count()) * 3 // 4 // max(len(servers), 1)
         for server in servers:
@@ -225,8 +255,7 @@ class Servers:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="vfio-user", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("vfio-user", self._run)
 
     def close(self) -> None:
         """Stop the thread and close all servers."""
@@ -271,6 +300,11 @@ class Servers:
             for server in self.servers:
                 if server.look_after(self):
                     self.look_soon()
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether servers are going to look after what time brings."""
+        return self._look_at is not None
 
     def look_soon(self) -> None:
         """Have servers look after what time brings, even if nothing happens."""
@@ -319,7 +353,6 @@ HINTS = {
     errno.EACCES: "choose a directory that you may write to",
     errno.EROFS: "choose a directory that can be written to",
     errno.ENOSPC: "the file system is full; choose another directory",
-    errno.EMFILE: "raise the limit: ulimit -n 1024",
 }
 
 
@@ -354,13 +387,15 @@ def _remove_stale(path: Path) -> None:
     """Remove a socket file that a process has left behind, and nothing else."""
     if not path.is_socket():
         return  # bind() will say so if there is a file of another kind
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+    # Of another type than a server's: one that is alive refuses it for that, and does
+    # not see it. One that nobody has refuses any. Source: unix_find_bsd() of Linux.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
             return
-        except BlockingIOError:
-            pass  # so many are waiting there that there is no room for us
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
     raise DeviceError(f"listen at {path}", errno.EADDRINUSE, "somebody listens there")

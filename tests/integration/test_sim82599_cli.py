@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from snabb_py.engine import control
+from snabb_py.engine.shm import runtime_directory
+from snabb_py.errors import ConfigError
 from tests.guest import Guest
 from tests.hosts import until
 from tests.vfio_client import (
@@ -28,6 +31,7 @@ from tests.vfio_client import (
     transmit,
 )
 
+LINKS, LINKS_UP = 0x42A4, 1 << 30
 SIM = [sys.executable, "-m", "snabb_py", "sim82599"]
 
 
@@ -132,6 +136,101 @@ def test_the_options_for_qemu_are_ready_to_paste(tmp_path: Path) -> None:
     assert [d["socket"]["path"] for d in devices] == [str(path) for path in paths]
     ports = [word for word in words if word.startswith("pcie-root-port")]
     assert [f"id={d['bus']}" in port for d, port in zip(devices, ports, strict=True)]
+
+
+def call(program: Program, verb: str, **members: Any) -> Any:
+    """Ask a program's control socket."""
+    path = runtime_directory() / str(program.process.pid) / "control"
+    return control.call(path, verb, **members)
+
+
+def has_link(client: VfioClient) -> bool:
+    return bool(client.register(LINKS) & LINKS_UP)
+
+
+def drops(program: Program, card: int = 0) -> dict[str, int]:
+    counts: dict[str, int] = program.look()["cards"][card]["drops"]
+    return counts
+
+
+def test_a_cable_is_pulled_and_plugged(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    arguments = (path, tmp_path / "b", "--wire", "gen,rate=10kpps")
+    with sim(*arguments, sockets=2) as program, VfioClient(path) as client:
+        client.negotiate()
+        assert "cable" in call(program, "help")
+        assert has_link(client)
+        assert "drop-rx-link-down" not in drops(program)
+        pulled = call(program, "cable", card="card0", plugged=False)
+        assert pulled == {"card0": False, "card1": True}
+        assert not has_link(client)
+        wait_for(lambda: "drop-rx-link-down" in drops(program))
+        assert not program.look()["cards"][0]["plugged"]
+        client.reset()
+        assert not has_link(client)
+        assert "drop-rx-link-down" not in drops(program, 1)
+        call(program, "cable", card="card0", plugged=True)
+        assert has_link(client)
+        assert program.look()["cards"][0]["plugged"]
+        (lost, _) = [card["drops"] for card in program.end()["cards"]]
+    assert lost["drop-rx-link-down"] > 0
+
+
+def test_a_cable_between_cards_has_two_ends(tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    with sim(*paths, "--wire", "cable", sockets=2) as program, ExitStack() as stack:
+        clients = [stack.enter_context(VfioClient(path)) for path in paths]
+        for client in clients:
+            client.negotiate()
+        for plugged in (False, True):
+            call(program, "cable", card="card1", plugged=plugged)
+            assert [has_link(client) for client in clients] == [plugged] * 2
+        program.end()
+
+
+def test_a_cable_that_there_is_not(tmp_path: Path) -> None:
+    with sim(tmp_path / "a") as program:
+        for members, text in (
+            ({}, "card: expected one of card0"),
+            ({"card": "card1", "plugged": True}, "card: expected one of card0"),
+            ({"card": ["card0"], "plugged": True}, "card: expected one of card0"),
+            ({"card": "card0"}, "plugged: expected true or false"),
+            ({"card": "card0", "plugged": 0}, "plugged: expected true or false"),
+        ):
+            with pytest.raises(ConfigError, match=text):
+                call(program, "cable", **members)
+        assert program.end()["cards"][0]["plugged"]
+
+
+def test_addresses_count_on_to_the_last(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    with sim(*paths, "--mac", "02:00:00:ff:ff:fd", sockets=3) as program:
+        macs = [card["mac"] for card in program.end()["cards"]]
+    assert macs == [f"02:00:00:ff:ff:f{digit}" for digit in "def"]
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_a_path_need_not_be_utf_8(tmp_path: Path, arguments: list[str]) -> None:
+    path, capture = (os.fsencode(tmp_path / name) + b'\xff"' for name in "sc")
+    done = subprocess.run(
+        [*SIM, path, "--wire", b"pcap:," + capture, "--duration", "0.1", *arguments],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    shown = path.decode(errors="replace")
+    text = done.stderr.decode()
+    assert f"{shown}: is not UTF-8, as QEMU wants it" in text
+    options = text[text.index("-machine") : text.index(f"\nsnabb-py: {shown}")]
+    (option,) = [w for w in shlex.split(options) if w.startswith("{")]
+    assert json.loads(option)["socket"]["path"] == shown
+    if arguments:
+        (card,) = json.loads(done.stdout.splitlines()[-1])["cards"]
+        assert card["socket"] == shown
+        assert card["wire"] == "pcap:," + capture.decode(errors="replace")
+        assert b"\\ud" not in done.stdout
+    else:
+        assert shown in done.stdout.decode()
 
 
 def test_a_cable_joins_two_cards(tmp_path: Path, memory: int) -> None:
@@ -258,7 +357,7 @@ def test_plain_output(tmp_path: Path) -> None:
 def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [*SIM, str(tmp_path / "s"), "--duration", "0.5", "--interval", "0.1"],
+        [*SIM, str(tmp_path / "[red]s"), "--duration", "0.5", "--interval", "0.1"],
         stdout=child,
         stderr=child,
         env={**os.environ, "COLUMNS": "160", "TERM": "xterm"},
@@ -273,6 +372,7 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     os.close(parent)
     assert process.wait(20) == 0
     assert "tx packets" in output.decode()
+    assert "[red]s" in output.decode()
     assert "─" in output.decode()
 
 
@@ -308,6 +408,8 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
         (["a", "--mac", "01:00:00:00:00:01"], 2, "MAC"),
         (["a", "--mac", "02:00:00:00:00"], 2, "MAC"),
         (["a", "--mac", "00:00:00:00:00:00"], 2, "MAC"),
+        (["a", "--mac", ""], 2, "MAC"),
+        (["a", "b", "--mac", "02:00:00:ff:ff:ff"], 2, "02:00:00:ff:ff:fe at most"),
         (["a", "--cpu", "9999"], 2, "CPU"),
         (["a", "--duration", "nan"], 2, "nan"),
     ],
@@ -330,6 +432,61 @@ def test_mistakes_are_one_line(
     lines = [line for line in done.stderr.splitlines() if "huge pages" not in line]
     assert len(lines) == 1 or lines[0].startswith("Usage")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("other", ["./out.pcap", "link.pcap", "out.pcap"])
+def test_a_capture_is_written_once(tmp_path: Path, other: str) -> None:
+    (tmp_path / "out.pcap").write_text("precious")
+    (tmp_path / "link.pcap").hardlink_to(tmp_path / "out.pcap")
+    wires = ("--wire", "pcap:,out.pcap", "--wire", f"pcap:,{other}")
+    done = subprocess.run(
+        [*SIM, "a", "b", *wires],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 2
+    assert f"{other}: is being written by this network already" in done.stderr
+    assert (tmp_path / "out.pcap").read_text() == "precious"
+
+
+@pytest.mark.parametrize("duration", ["0", "0.3"])
+def test_a_capture_that_cannot_be_written_is_a_failure(
+    tmp_path: Path, duration: str
+) -> None:
+    wire = ("--wire", "pcap:,/dev/full", "--duration", duration, "--json")
+    done = subprocess.run(
+        [*SIM, str(tmp_path / "a"), *wire],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "write /dev/full: No space left on device" in done.stderr
+    (failure,) = json.loads(done.stdout.splitlines()[-1])["failures"]
+    assert failure.startswith("write /dev/full: No space left on device")
+
+
+@pytest.mark.parametrize("limit", ["n 6", "n 9", "n 12", "n 14", "n 16", "f 0"])
+def test_what_has_run_out_is_one_line(tmp_path: Path, limit: str) -> None:
+    socket_path = tmp_path / "nic.sock"
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -{limit}; exec "$@"', "sh", *SIM, str(socket_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("snabb-py: ")]
+    assert f"ulimit -{limit[0]}" in said[-1]
+    assert "[Errno" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not socket_path.exists()
 
 
 def test_where_somebody_listens_nobody_else_does(tmp_path: Path) -> None:

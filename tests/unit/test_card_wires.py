@@ -1,5 +1,6 @@
 """The words for the wires of software cards: what they become, what is refused."""
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,6 +68,55 @@ def test_gen_makes_and_checks_and_sink_checks() -> None:
 def test_wrong_words(wire: str) -> None:
     with pytest.raises(ConfigError, match="gen"):
         network(wire)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("rate=1,rate=2", "rate: given twice"),
+        ("rate=", "neither packets a second nor Gbps"),
+        ("rate=1.2.3", "neither packets a second nor Gbps"),
+        ("rate=1e300Gbps", "10Gbps, which is 14.88Mpps of this size"),
+        ("rate=1e999Gbps", "10Gbps, which is 14.88Mpps of this size"),
+        ("rate=10.1Gbps", "10Gbps, which is 14.88Mpps of this size"),
+        ("rate=14.881Mpps", "10Gbps, which is 14.88Mpps of this size"),
+        ("rate=0.0001", "not within 0.001pps"),
+        ("rate=0", "not within 0.001pps"),
+        ("rate=0Gbps", "not within 0.001pps"),
+        ("rate=0.9Mpps,size=1518", "is 0.812Mpps of this size"),
+        ("size=64+99999", "size: 99999 is not within 64 to 10244"),
+        ("flows=1e3", "flows: .* is no whole number"),
+        ("flows=" + "9" * 5000, "flows: .* is no whole number"),
+        ("flows=-1", "flows: .* is no whole number"),
+        ("flows=999999999", "flows: 999999999 of these sizes need"),
+        ("flows=1000000,size=10000", "at most"),
+        ("vlan=+1", "vlan: .* is no whole number"),
+        ("ip=5", 'ip: "5" is neither 4 nor 6'),
+    ],
+)
+def test_what_cannot_be_made_is_named(options: str, text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f'^wire "gen,{re.escape(options)}": .*{text}'
+    ):
+        network(f"gen,{options}")
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ("rate=10Gbps", {"rate_gbps": 10}),
+        ("rate=14.88Mpps", {"rate_pps": 14.88e6}),
+        ("rate=.5kpps", {"rate_pps": 500}),
+        ("rate=0.001", {"rate_pps": 0.001}),
+        ("rate=0.812Mpps,size=1518", {"rate_pps": 812e3}),
+        ("rate=10Gbps,size=imix,ip=6", {"rate_gbps": 10}),
+        ("", {"rate_pps": 1e5}),
+    ],
+)
+def test_rates_that_a_cable_carries(options: str, rate: dict[str, float]) -> None:
+    wire = f"gen,{options}" if options else "gen"
+    args = network(wire).apps["wire0-in"].args
+    assert {k: v for k, v in args.items() if k.startswith("rate")} == rate
 
 
 def test_no_size_is_the_smallest() -> None:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,8 @@ from snabb_py.engine.packet import Packet
 from snabb_py.engine.python_app import PythonApp
 from snabb_py.engine.worker import parse_cpus
 from snabb_py.errors import AppError, ConfigError, DeviceError
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
-
-
-def small_engine(**settings: object) -> Engine:
-    return Engine(packets=4096, large_packets=64, huge=False, log=print, **settings)  # type: ignore[arg-type]
+from tests.harness import small_engine
+from tests.hosts import until
 
 
 @pytest.fixture
@@ -258,7 +249,7 @@ def test_workers_exchange_packets_without_loss() -> None:
         config.link("source.tx -> hop.rx")
         config.link("hop.tx -> sink.rx")
         engine.commit(config)
-        until(lambda: received(engine) == 3_000_000, 60)
+        until(lambda: received(engine) == 3_000_000, seconds=60)
         assert_nothing_missing(engine)
         assert engine.census().is_complete
         # The app that moves over is a new one; nobody loses a packet for it.

@@ -847,7 +847,7 @@ def test_a_file_is_not_read_and_written_at_once(save: Save, tmp_path: Path) -> N
     others[2].hardlink_to(path)
     for other in others:
         with Harness(PcapReader(path), owner="in") as reading:
-            with pytest.raises(ConfigError, match=r'used by app "in".*another file'):
+            with pytest.raises(ConfigError, match=r"being read by this .*another file"):
                 Harness(PcapWriter(other), registry=reading.registry, owner="out")
             # A second reader is welcome.
             with Harness(PcapReader(other), registry=reading.registry, owner="two"):
@@ -858,7 +858,7 @@ def test_a_file_is_not_read_and_written_at_once(save: Save, tmp_path: Path) -> N
         writing.tick()
         with pytest.raises(ConfigError, match="written by this network"):
             Harness(PcapReader(out), registry=writing.registry, owner="in")
-        with pytest.raises(ConfigError, match='used by app "out"'):
+        with pytest.raises(ConfigError, match="being written by this network already"):
             Harness(PcapWriter(out), registry=writing.registry, owner="other")
 
 

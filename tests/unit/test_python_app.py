@@ -1,7 +1,6 @@
 """Apps in Python: both styles, ownership, failures that stay with their app."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ from snabb_py.engine.engine import Engine
 from snabb_py.engine.packet import Packet
 from snabb_py.engine.python_app import PythonApp
 from snabb_py.errors import AppError
+from tests.harness import small_engine
+from tests.hosts import until
 
 
 class Odd(PythonApp):
@@ -84,17 +85,6 @@ class Maker(PythonApp):
         self.count("ticks")
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
-
-
-def engine(**settings: object) -> Engine:
-    return Engine(packets=4096, large_packets=64, huge=False, log=print, **settings)  # type: ignore[arg-type]
-
-
 def through(cls: type[PythonApp], **source: Any) -> Config:
     config = Config()
     config.app("source", Source, sequence=True, **source)
@@ -112,7 +102,7 @@ def arrived(engine: Engine) -> int:
 
 
 def test_per_packet() -> None:
-    with engine() as e:
+    with small_engine() as e:
         config = through(Odd, count=1000)
         config.app("sink4", Sink)
         config.link("app.other -> sink4.rx")
@@ -124,7 +114,7 @@ def test_per_packet() -> None:
 
 
 def test_per_burst() -> None:
-    with engine() as e:
+    with small_engine() as e:
         e.commit(through(Changer, count=1000))
         until(lambda: arrived(e) == 1000)
         assert e.apps["app"].counters["changed"] == 1000
@@ -133,7 +123,7 @@ def test_per_burst() -> None:
 def test_a_failure_stays_with_its_app(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(python_app, "FIRST_PAUSE", 0.2)
     lines: list[str] = []
-    with engine() as e:
+    with small_engine() as e:
         e.log = lines.append
         Keeper.made = 0
         config = through(Keeper, rate_pps=20_000)
@@ -157,7 +147,7 @@ def test_a_failure_stays_with_its_app(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pull_and_tick() -> None:
-    with engine() as e:
+    with small_engine() as e:
         config = Config()
         config.app("app", Maker)
         config.app("sink", Sink)
@@ -176,7 +166,7 @@ def test_stop_on_error_ends_the_run() -> None:
             del packet
             raise ValueError("no")
 
-    with engine(stop_on_error=True) as e:
+    with small_engine(stop_on_error=True) as e:
         e.commit(through(Broken, count=10))
         with pytest.raises(AppError, match="app app: ValueError: no"):
             e.main(duration=10)
@@ -191,7 +181,7 @@ def test_an_unknown_port_is_a_failure_that_loses_nothing_else() -> None:
             del packet
             return "nowhere"
 
-    with engine() as e:
+    with small_engine() as e:
         e.commit(through(Wrong, count=100))
         until(lambda: e.apps["app"].counters["drop-app-failed"] == 100)
         assert e.census().is_complete
@@ -216,7 +206,7 @@ def test_a_packet_is_given_away_once() -> None:
                 failures.append(str(error))
             return "tx"
 
-    with engine() as e:
+    with small_engine() as e:
         e.commit(through(Twice, count=10))
         until(lambda: arrived(e) == 20)
         assert len(failures) == 10
@@ -231,7 +221,7 @@ def test_a_tee_does_not_wait_for_a_slow_app() -> None:
             del packet
             time.sleep(0.001)
 
-    with engine() as e:
+    with small_engine() as e:
         config = Config()
         config.app("source", Source)
         config.app("tee", Tee)
@@ -275,7 +265,7 @@ def test_misuse_loses_no_packet(how: str) -> None:
         def packet(self, packet: Packet) -> str:
             return misbehave(self, packet, how)
 
-    with engine() as e:
+    with small_engine() as e:
         e.commit(through(Misused, count=1000))
         until(lambda: e.apps["app"].counters["app-failures"] >= 1)
         # The app itself has freed a part of the first burst, when it "frees".
@@ -293,7 +283,7 @@ def test_an_app_that_clears_its_links_harms_itself_alone() -> None:
         def packet(self, packet: Packet) -> str:
             return misbehave(self, packet, "clears")
 
-    with engine() as e:
+    with small_engine() as e:
         e.commit(through(Clears, count=1000))
         until(lambda: arrived(e) + e.apps["app"].counters["drop-app-failed"] == 1000)
         assert e.census().is_complete

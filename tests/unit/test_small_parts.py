@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from snabb_py.engine.memory import HUGE_PAGE, Memory, Pool
 from snabb_py.engine.shm import Counters, CountersReader, InstanceDirectory
 from snabb_py.engine.timer import Timers
 from snabb_py.errors import ConfigError, DeviceError
+from tests.harness import no_free_fds
+from tests.hosts import until
 
 
 @given(st.integers(0, 2**64 - 1))
@@ -158,6 +161,41 @@ def test_the_control_socket_survives_bad_clients(
         assert json.loads(ask(b'{"verb": "uptime"}\n'))["ok"] is True
         # Two requests at once, and one in pieces.
         assert ask(b'{"verb": "drops"}\n{"verb": "drops"}\n').count(b"\n") >= 1
+
+
+def test_the_control_socket_waits_for_file_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path / "run")
+    log: list[str] = []
+    with (
+        Engine(
+            packets=256, large_packets=0, huge=False, program="t", log=log.append
+        ) as engine,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        assert engine.directory
+        client.settimeout(20)
+        with no_free_fds():
+            client.connect(str(engine.directory.path / "control"))
+            client.sendall(b'{"verb": "uptime"}\n')
+            until(lambda: len(log) == 1, "a word of it")
+        assert json.loads(client.recv(65536))["ok"] is True
+    assert "accept a connection: Too many open files; raise the limit" in log[0]
+
+
+def test_without_threads_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")  # what Python says
+
+    monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path)
+    monkeypatch.setattr(threading, "Thread", Refused)
+    with pytest.raises(DeviceError, match=r"worker-0: .*ulimit"):
+        Engine(packets=256, large_packets=0, huge=False, program="t")
+    assert not list(tmp_path.iterdir())
 
 
 def test_slots_do_not_cross_huge_pages() -> None:

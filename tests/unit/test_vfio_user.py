@@ -8,7 +8,6 @@ import contextlib
 import errno
 import gc
 import os
-import resource
 import select
 import socket
 import struct
@@ -24,11 +23,12 @@ from hypothesis import strategies as st
 
 from snabb_py._native import lib
 from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.nic.limited_log import BURST, WINDOW
 from snabb_py.nic.model82599 import Card, SoftwareCard
 from snabb_py.nic.vfio_connection import COUNTERS
 from snabb_py.nic.vfio_message import LONGEST, LONGEST_DATA, MOST_FDS
-from snabb_py.nic.vfio_user import LONGEST_PATH, Server, Servers
-from tests.harness import Harness
+from snabb_py.nic.vfio_user import LONGEST_PATH, PATIENCE, Server, Servers
+from tests.harness import Harness, no_free_fds
 from tests.vfio_client import (
     BAR0,
     BAR2,
@@ -76,6 +76,19 @@ from tests.vfio_client import (
 STATUS, LEDCTL = 0x8, 0x200
 
 
+class Time:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class Rig(NamedTuple):
     """A card that is served, and the thread that serves it."""
 
@@ -83,6 +96,7 @@ class Rig(NamedTuple):
     server: Server
     servers: Servers
     log: list[str]
+    time: Time
 
     @property
     def path(self) -> Path:
@@ -123,10 +137,11 @@ def open_fds() -> int:
 def rig(tmp_path: Path) -> Iterator[Rig]:
     before = open_fds()
     log: list[str] = []
+    clock = Time()
     with Card() as card:
-        server = Server(card, tmp_path / "nic.sock", log=log.append, patience=0.3)
+        server = Server(card, tmp_path / "nic.sock", log=log.append, clock=clock)
         with Servers([server]) as servers:
-            yield Rig(card, server, servers, log)
+            yield Rig(card, server, servers, log, clock)
             assert server.counters["closed-internal-connections"] == 0
         assert not server.path.exists()
     assert open_fds() == before
@@ -797,7 +812,10 @@ def test_every_reason_is_reached_by_a_test() -> None:
         "messages",
         "refused-busy-connections",
         "refused-system-connections",
+        "error-system-messages",
+        "closed-silent-connections",
         "closed-truncated-connections",
+        "closed-unfinished-connections",
         "closed-unread-connections",
         "closed-internal-connections",
     }
@@ -813,6 +831,60 @@ def test_a_second_client_is_refused(rig: Rig, client: VfioClient) -> None:
             assert other.is_closed()
         assert rig.count("refused-busy-connections") == n
     assert client.register(STATUS) == rig.card.read(STATUS)
+    refused = f"{rig.path}: card busy: refused a second connection"
+    assert rig.log.count(refused) == 3
+
+
+def test_a_flood_of_clients_is_summed_up(rig: Rig, client: VfioClient) -> None:
+    for _ in range(BURST + 32):
+        with rig.client() as other:
+            assert other.is_closed()
+    refused = f"{rig.path}: card busy: refused a second connection"
+    assert rig.log.count(refused) == BURST
+    rig.time.pass_by(WINDOW)
+    rig.wait_for(lambda: f"{refused}: ... 32 more" in rig.log)
+    assert client.register(STATUS) == rig.card.read(STATUS)
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 30])
+def test_who_does_not_say_what_version_makes_room(rig: Rig, n: int) -> None:
+    with rig.client() as silent:
+        silent.send(message(VERSION, version_body())[:n])
+        rig.wait_for(lambda: rig.server.is_connected)
+        with rig.client() as other:
+            assert other.is_closed()
+        rig.time.pass_by(PATIENCE + 1)
+        assert silent.is_closed()
+    reason = "unfinished" if n else "silent"
+    rig.wait_for_nobody()
+    rig.check_is_well()
+    assert rig.count(f"closed-{reason}-connections") == 1
+    assert f"{rig.path}: disconnected ({reason})" in rig.log
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 47])
+def test_who_stops_in_the_middle_of_a_message_makes_room(
+    rig: Rig, memory: int, n: int
+) -> None:
+    with rig.client() as stuck:
+        stuck.negotiate()
+        stuck.map(0, PAGE, memory)
+        rig.time.pass_by(PATIENCE + 1)
+        rig.wait_for(lambda: not rig.servers.is_looking)  # it owes nothing now
+        stuck.send(message(DMA_MAP, map_body(PAGE, PAGE))[:n], [memory])
+        rig.wait_for(lambda: rig.servers.is_looking)
+        rig.time.pass_by(PATIENCE + 1)
+        assert stuck.is_closed()
+    rig.check_is_well()
+    assert rig.count("closed-unfinished-connections") == 1
+
+
+def test_who_is_idle_is_left_alone(rig: Rig, client: VfioClient) -> None:
+    for _ in range(3):
+        rig.time.pass_by(1e6)
+        assert client.register(STATUS) == rig.card.read(STATUS)
+        rig.wait_for(lambda: not rig.servers.is_looking)
+    assert rig.count("connections") == 1
 
 
 def test_the_next_client_finds_the_card_as_new(
@@ -875,7 +947,7 @@ def test_who_reads_late_loses_nothing(rig: Rig) -> None:
         question = message(REGION_READ, region_body(CONFIG, 0, 4096))
         sender = threading.Thread(target=lambda: client.send(question * n))
         sender.start()
-        time.sleep(0.1)  # shorter than the server's patience
+        rig.wait_for(lambda: rig.servers.is_looking)  # the first reply waits
         for _ in range(n):
             assert client.receive().body[16:] == config
         sender.join()
@@ -938,27 +1010,48 @@ def test_a_strict_iommu_maps_and_unmaps_by_the_thousand(
 
 
 def test_a_client_is_served_when_there_are_file_descriptors_again(rig: Rig) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     client = rig.client()
     rig.wait_for(lambda: rig.server.is_connected)
     other = socket.socket(socket.AF_UNIX)
     client.close()
     rig.wait_for_nobody()
-    highest = max(int(p.name) for p in Path("/proc/self/fd").iterdir())
-    free = [os.dup(0) for _ in range(highest)]
-    top = max(free)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1, hard))
+    with no_free_fds():
         other.connect(str(rig.path))
         rig.wait_for(lambda: rig.count("refused-system-connections") > 1)
         assert rig.count("refused-system-connections") < 100  # no busy loop
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in free:
-            os.close(fd)
     rig.wait_for(lambda: rig.count("connections") == 2)
     other.close()
     rig.wait_for_nobody()
+    (said,) = [line for line in rig.log if "have to wait" in line]
+    assert "Too many open files; raise the limit" in said
+
+
+def test_cards_without_trouble_go_on_when_file_descriptors_run_out(
+    tmp_path: Path,
+) -> None:
+    with Card() as a, Card() as b, socket.socket(socket.AF_UNIX) as other:
+        one, two = Server(a, tmp_path / "a"), Server(b, tmp_path / "b")
+        with Servers([one, two]), VfioClient(two.path) as client:
+            client.negotiate()
+            with no_free_fds():
+                other.connect(str(one.path))
+                while one.counters["refused-system-connections"] < 2:
+                    assert client.register(STATUS) == b.read(STATUS)
+
+
+def test_a_message_whose_file_descriptors_do_not_fit_any_more(
+    rig: Rig, client: VfioClient, memory: int
+) -> None:
+    with no_free_fds():
+        for _ in range(3):
+            with pytest.raises(Refused) as refused:
+                client.map(0, PAGE, memory)
+            assert refused.value.errno == errno.EMFILE
+        assert client.register(STATUS) == rig.card.read(STATUS)
+    assert rig.count("error-system-messages") == 3
+    said = "take the file descriptors of a message: Too many open files; raise the"
+    rig.wait_for(lambda: any(said in line for line in rig.log))
+    client.map(0, PAGE, memory)
 
 
 # ---- the socket file ---------------------------------------------------------
@@ -980,6 +1073,27 @@ def test_where_somebody_listens_nobody_else_does(rig: Rig, client: VfioClient) -
         Server(card, rig.path)
     assert client.register(STATUS)
     assert rig.path.is_socket()
+
+
+def test_who_asks_whether_somebody_listens_is_not_seen(rig: Rig) -> None:
+    with Card() as card, pytest.raises(DeviceError, match="somebody listens"):
+        Server(card, rig.path)
+    rig.check_is_well()
+    # That of the check is the first.
+    assert rig.count("connections") == 1
+    assert [line.partition(" (")[0] for line in rig.log] == [
+        f"{rig.path}: connected",
+        f"{rig.path}: disconnected",
+    ]
+
+
+def test_a_socket_of_another_type_is_somebodys(tmp_path: Path) -> None:
+    path = tmp_path / "nic.sock"
+    with Card() as card, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        with pytest.raises(DeviceError, match="somebody listens"):
+            Server(card, path)
+        assert path.is_socket()
 
 
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
