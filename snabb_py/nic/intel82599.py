@@ -51,6 +51,13 @@ def check_ring_size(name: str, size: int) -> None:
         raise ConfigError(f"{name}: {size} is no power of two from {low} to {high}")
 
 
+class Token:
+    """A right, as a resource: it needs no more than to be held."""
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+
 class Intel82599(App):
     """A queue pair of an 82599.
 
@@ -113,14 +120,19 @@ class Intel82599(App):
             ConfigError: other apps have given it other settings.
             DeviceError: it cannot be had, or does not work.
         """
+        key = f"card {self._name}"
+        if isinstance(self.card, Card):  # names of software cards may be the same
+            key += f" at {id(self.card):#x}"
         self.nic = resources.borrow(
-            f"card {self._name}", lambda: self._open_card(resources), shared=True
+            key, lambda: self._open_card(resources), shared=True
         )
         differences = self.nic.config.differences(self.card_config)
         if differences:
             raise ConfigError(
                 f"card {self._name}: its apps differ in {', '.join(differences)}"
             )
+        # One app has a queue, or it and its successor: two workers would tear it.
+        resources.borrow(f"queue {self.number} of {key}", Token)
         self.queue = self.nic.borrow_queue(self.number, *self.rings, self.pool)
         self.state = self.queue.state
 
@@ -146,12 +158,13 @@ class Intel82599(App):
             ConfigError: it is another queue: take the app away and add it anew.
         """
         if isinstance(old, Intel82599) and old.queue is not self.queue:
+            self.close()
             raise ConfigError(f"card {self._name}: a running app keeps its queue")
 
     def close(self) -> None:
         """Give the queue back, and its packets, when no successor has it."""
         if self.nic and self.queue:
-            self.nic.return_queue(self.queue)
+            self.nic.return_queue(self.queue, self.pool)
         self.queue = None
 
     @property

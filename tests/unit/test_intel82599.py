@@ -1,4 +1,4 @@
-"""The driver on a software card: each frame, each wait, each way to be called wrongly."""
+"""The driver on a software card: each frame, each wait, each wrong way to call it."""
 
 import random
 from collections.abc import Callable
@@ -23,7 +23,7 @@ ALL_ONES = 0xFFFFFFFF
 
 def frames_of(sizes: list[int], seed: int = 1) -> list[bytes]:
     """Return frames of these lengths with contents of their own."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - contents, not secrets
     head = bytes.fromhex("020000000001 020000000002 88b5")
     return [head + rng.randbytes(size - len(head)) for size in sizes]
 
