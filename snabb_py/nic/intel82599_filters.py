@@ -125,6 +125,7 @@ class Filters(Access):
             self.write("MPSAR_HI", left >> 32, n)
             if not left and n > 0:
                 self.write("RAH", 0, n)
+                self.write("RAL", 0, n)
                 self._macs[n] = b"", 0
             else:
                 self._macs[n] = address, left
@@ -341,6 +342,7 @@ class Filters(Access):
         self.clear("PFVFTE", place, half)
         self.clear("PFVFSPOOF", 0x101 << number % 8, number // 8)
         self.write("PFVML2FLT", 0, number)
+        self.write("PFVMVIR", 0, number)
         macs, vlans = members(pool)
         for mac in macs:
             self.remove_mac(mac, 1 << number)
