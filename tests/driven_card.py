@@ -72,7 +72,33 @@ class DrivenCard:
             Harness(app, registry=self.registry, pool=self.pool, owner=owner)
         )
         self.apps[-1].breathe()  # its descriptors reach the card
+        lib.freelist_flush(self.apps[-1].freelist)
         return self.apps[-1]
+
+    def change(self, harness: Harness, pool: PoolConfig) -> None:
+        """Give a running app's pool other settings, in the steps of the engine."""
+        old = harness.app
+        assert isinstance(old, Intel82599)
+        assert old.pool is not None
+        app = Intel82599(
+            self.card,
+            old.number - old.pool.number * self.config.pool_stride,
+            config=self.config,
+            pool=pool,
+            rx_ring=self.ring,
+            tx_ring=self.ring,
+        )
+        lease = self.registry.lease(harness.lease.owner)
+        try:
+            app.open(lease)
+            app.adopt(old)
+        except BaseException:
+            lease.release()
+            raise
+        assert app.state == old.state
+        old.close()
+        harness.lease.release()
+        harness.app, harness.lease = app, lease
 
     def remove(self, harness: Harness) -> None:
         """Take an app away."""
@@ -122,12 +148,14 @@ class DrivenCard:
         while self.apps[app].breathe():
             frames += self.apps[app].received()
             self.wire.breathe()
+        lib.freelist_flush(self.apps[app].freelist)
         return frames
 
     def send(self, frames: list[bytes], app: int = 0, **metadata: int) -> None:
         """Give an app frames to send."""
         self.apps[app].send(frames, **metadata)
         self.apps[app].breathe()
+        lib.freelist_flush(self.apps[app].freelist)
 
     def sent(self) -> list[bytes]:
         """Return what leaves on the wire until nothing more does."""
