@@ -106,6 +106,7 @@ class Intel82599(App):
         if (pool is not None) != self.card_config.pools:
             raise ConfigError("pool: all apps of a card have one, or none has")
         if pool is not None:
+            self.card_config.check_pool_queue(pool.number, queue)
             queue += pool.number * self.card_config.pool_stride
         if not 0 <= queue < 128:  # noqa: PLR2004 - queues of the chip
             raise ConfigError(f"queue: {queue} is not within 0 to 127")
@@ -154,12 +155,13 @@ class Intel82599(App):
     def adopt(self, old: App) -> None:
         """Go on with the queue: it is the card's, not the app's.
 
-        Raises:
-            ConfigError: it is another queue: take the app away and add it anew.
+        With another one go on counting; frames that the old one still has are counted
+        as lost (`drop-queue-closed`).
         """
-        if isinstance(old, Intel82599) and old.queue is not self.queue:
-            self.close()
-            raise ConfigError(f"card {self._name}: a running app keeps its queue")
+        if isinstance(old, Intel82599) and self.queue is not old.queue and old.queue:
+            counters, before = self.state.counters, old.queue.state.counters
+            for n in range(len(QUEUE_COUNTERS)):
+                counters[n] += before[n]
 
     def close(self) -> None:
         """Give the queue back, and its packets, when no successor has it."""

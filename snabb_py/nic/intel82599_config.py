@@ -166,6 +166,15 @@ class CardConfig:
         """Queues from one pool's first to the next one's."""
         return 128 // self.npools
 
+    def check_pool_queue(self, pool: int, queue: int) -> None:
+        """Refuse a pool that the card has not, and a queue that its pool has not.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        check_range("pool", pool, 0, self.npools - 1)
+        check_range("queue of a pool", queue, 0, self.pool_queues - 1)
+
     @property
     def rss_queues(self) -> int:
         """Queues that RSS spreads flows over."""
