@@ -225,8 +225,17 @@ class TestWhoGetsIt:
                 for queue in range(4):
                     it.send([data], app=4 * n + queue)
             assert len(it.sent()) == 128
-            with pytest.raises(ConfigError, match="pool 32: card has 32"):
-                it.add(0, pool_of(32, macs=(mac(40),)))
+
+    @pytest.mark.parametrize(
+        ("pool_queues", "pool", "queue"), [(1, 0, 1), (2, 0, 2), (4, 31, 4), (4, 32, 0)]
+    )
+    def test_a_queue_or_pool_that_is_none(
+        self, pool_queues: int, pool: int, queue: int
+    ) -> None:
+        """Of 64 pools with a queue each, the others' numbers lie between them."""
+        config = CardConfig(pools=True, pool_queues=pool_queues)
+        with Card(name="card") as card, pytest.raises(ConfigError, match="is not with"):
+            Intel82599(card, queue, config=config, pool=pool_of(pool))
 
 
 class TestWhoMaySendIt:
