@@ -31,9 +31,11 @@ class DrivenCard:
         ring: descriptors of each ring.
         packets: small packets that the driver has.
         card: instead of a new one.
+        empty: no app yet.
+        wire: packets that the wire has.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all have defaults
         self,
         config: CardConfig | None = None,
         *,
@@ -41,18 +43,20 @@ class DrivenCard:
         ring: int = 64,
         packets: int = 4096,
         card: Card | None = None,
+        empty: bool = False,
+        wire: int = 16384,
     ) -> None:
         self.config = config or CardConfig(pools=bool(pools))
         self.ring = ring
         self.card = card or Card(paced=False, name="card")
-        self.wire = Harness(SoftwareCard(self.card), small=16384)
+        self.wire = Harness(SoftwareCard(self.card), small=wire)
         self.pool = Pool(packets, 64, 1, huge=False)
         self.registry = Registry(self.pool)
         self.apps: list[Harness] = []
         for pool in pools:
             for queue in range(self.config.pool_queues):
                 self.add(queue, pool)
-        if not pools:
+        if not pools and not empty:
             for queue in range(self.config.queues):
                 self.add(queue)
 
@@ -75,16 +79,23 @@ class DrivenCard:
         lib.freelist_flush(self.apps[-1].freelist)
         return self.apps[-1]
 
-    def change(self, harness: Harness, pool: PoolConfig) -> None:
-        """Give a running app's pool other settings, in the steps of the engine."""
+    def change(self, harness: Harness, pool: PoolConfig | None = None) -> None:
+        """Give a running app other settings, in the steps of the engine.
+
+        Args:
+            harness: of the app.
+            pool: as which it goes on; None: nothing but the app is new.
+        """
         old = harness.app
         assert isinstance(old, Intel82599)
-        assert old.pool is not None
+        queue = old.number
+        if old.pool is not None:
+            queue -= old.pool.number * self.config.pool_stride
         app = Intel82599(
             self.card,
-            old.number - old.pool.number * self.config.pool_stride,
+            queue,
             config=self.config,
-            pool=pool,
+            pool=pool or old.pool,
             rx_ring=self.ring,
             tx_ring=self.ring,
         )
