@@ -93,7 +93,8 @@ class CardConfig:
             all groups.
         queues: RSS spreads flows over so many receive queues, 0 and on.
         rss_key: 40 bytes.
-        rss_table: queues of 128 hash values, in turns when it is shorter; empty: all.
+        rss_table: queues of 128 hash values, in turns when it is shorter; empty: those
+            that have an app, in turns.
         pools: VMDq: frames go to pools by MAC address and VLAN, not to queues.
         pool_queues: receive queues of each pool, by RSS: 1 or 2 (64 pools), 4 (32).
         switch: frames from one pool to another's address go there inside the card.
@@ -199,10 +200,11 @@ class PoolConfig:
         vlan: its frames carry this tag on the wire and none here: stripped when
             received, inserted when sent. None: untagged.
         trunk: VLANs of which it gets and sends frames with their tags.
-        promiscuous: it gets frames to all addresses in its VLANs.
+        promiscuous: it gets frames, in its VLANs, to addresses that no pool has.
         check_source: frames that it sends with another's address or VLAN are dropped
             by the card.
-        rate_mbps: the most that it may send, on the wire; None: no limit.
+        rate_mbps: the most that it may send, on the wire; None: no limit. Each of its
+            queues has an equal share, 10 at least.
     """
 
     number: int
