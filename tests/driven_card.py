@@ -31,9 +31,11 @@ class DrivenCard:
         ring: descriptors of each ring.
         packets: small packets that the driver has.
         card: instead of a new one.
+        empty: no app yet.
+        wire: packets that the wire has.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all have defaults
         self,
         config: CardConfig | None = None,
         *,
@@ -41,18 +43,20 @@ class DrivenCard:
         ring: int = 64,
         packets: int = 4096,
         card: Card | None = None,
+        empty: bool = False,
+        wire: int = 16384,
     ) -> None:
         self.config = config or CardConfig(pools=bool(pools))
         self.ring = ring
         self.card = card or Card(paced=False, name="card")
-        self.wire = Harness(SoftwareCard(self.card), small=16384)
+        self.wire = Harness(SoftwareCard(self.card), small=wire)
         self.pool = Pool(packets, 64, 1, huge=False)
         self.registry = Registry(self.pool)
         self.apps: list[Harness] = []
         for pool in pools:
             for queue in range(self.config.pool_queues):
                 self.add(queue, pool)
-        if not pools:
+        if not pools and not empty:
             for queue in range(self.config.queues):
                 self.add(queue)
 
@@ -72,7 +76,40 @@ class DrivenCard:
             Harness(app, registry=self.registry, pool=self.pool, owner=owner)
         )
         self.apps[-1].breathe()  # its descriptors reach the card
+        lib.freelist_flush(self.apps[-1].freelist)
         return self.apps[-1]
+
+    def change(self, harness: Harness, pool: PoolConfig | None = None) -> None:
+        """Give a running app other settings, in the steps of the engine.
+
+        Args:
+            harness: of the app.
+            pool: as which it goes on; None: nothing but the app is new.
+        """
+        old = harness.app
+        assert isinstance(old, Intel82599)
+        queue = old.number
+        if old.pool is not None:
+            queue -= old.pool.number * self.config.pool_stride
+        app = Intel82599(
+            self.card,
+            queue,
+            config=self.config,
+            pool=pool or old.pool,
+            rx_ring=self.ring,
+            tx_ring=self.ring,
+        )
+        lease = self.registry.lease(harness.lease.owner)
+        try:
+            app.open(lease)
+            app.adopt(old)
+        except BaseException:
+            lease.release()
+            raise
+        assert app.state == old.state
+        old.close()
+        harness.lease.release()
+        harness.app, harness.lease = app, lease
 
     def remove(self, harness: Harness) -> None:
         """Take an app away."""
@@ -122,12 +159,14 @@ class DrivenCard:
         while self.apps[app].breathe():
             frames += self.apps[app].received()
             self.wire.breathe()
+        lib.freelist_flush(self.apps[app].freelist)
         return frames
 
     def send(self, frames: list[bytes], app: int = 0, **metadata: int) -> None:
         """Give an app frames to send."""
         self.apps[app].send(frames, **metadata)
         self.apps[app].breathe()
+        lib.freelist_flush(self.apps[app].freelist)
 
     def sent(self) -> list[bytes]:
         """Return what leaves on the wire until nothing more does."""

@@ -267,37 +267,41 @@ static void put_context(struct intel82599_tx *tx, uint64_t low, uint64_t high)
     put_hole(tx, low, high);
 }
 
-/* What the card is to do for a packet, found in its headers. */
+/* What the card is to do for a packet, in its terms. */
 struct work {
-    uint32_t mac;    /* bytes in front of the IP header */
-    uint32_t ip;     /* bytes of it */
-    uint32_t l4;     /* bytes of the header behind; super-frames */
+    uint32_t mac; /* bytes in front of the IP header */
+    uint32_t ip;  /* bytes of it, with options or extension headers */
+    uint32_t l4;  /* bytes of the header behind; super-frames */
     bool is_ipv4;
     bool is_tcp;
 };
 
-/* The offload that a packet's metadata ask for, in the card's terms. False: they are not
- * what the card can do, or lie outside of the frame. */
-static bool plan_work(const struct packet *packet, struct work *work)
+/* MACLEN has 7 bits, IPLEN 9 (7.2.3.2.3). */
+static bool fits_context(const struct work *work)
+{
+    return work->mac < 128 && work->ip < 512;
+}
+
+/* A checksum as a packet's metadata describe it. False: not what the card finishes. */
+static bool plan_checksum(const struct packet *packet, struct work *work)
 {
     struct wire_ethernet ethernet;
     if (!wire_parse_ethernet(packet->data, packet->length, &ethernet) ||
         (ethernet.type != WIRE_IPV4 && ethernet.type != WIRE_IPV6))
         return false;
+    bool is_ipv4 = ethernet.type == WIRE_IPV4;
     uint32_t start = packet->csum_start;
-    work->is_ipv4 = ethernet.type == WIRE_IPV4;
-    work->is_tcp = packet->csum_offset == TCP_CHECKSUM;
-    work->mac = ethernet.payload;
-    if (start < work->mac + (work->is_ipv4 ? WIRE_IPV4_SIZE : WIRE_IPV6_SIZE) ||
+    if (start < ethernet.payload + (is_ipv4 ? WIRE_IPV4_SIZE : WIRE_IPV6_SIZE) ||
         !wire_has(packet->length, start, packet->csum_offset + 2u) ||
-        (!work->is_tcp && packet->csum_offset != UDP_CHECKSUM))
+        (packet->csum_offset != TCP_CHECKSUM && packet->csum_offset != UDP_CHECKSUM))
         return false;
-    work->ip = start - work->mac;
-    work->l4 = WIRE_UDP_SIZE;
-    if (work->is_tcp && packet->gso_type != PACKET_GSO_NONE)
-        work->l4 = (uint32_t)packet->data[start + TCP_DATA_OFFSET] >> 4 << 2;
-    /* MACLEN has 7 bits, IPLEN 9 */
-    return work->mac < 128 && work->ip < 512;
+    *work = (struct work){
+        .mac = ethernet.payload,
+        .ip = start - ethernet.payload,
+        .is_ipv4 = is_ipv4,
+        .is_tcp = packet->csum_offset == TCP_CHECKSUM,
+    };
+    return fits_context(work);
 }
 
 static uint64_t context_low(const struct work *work)
@@ -312,58 +316,128 @@ static uint64_t context_high(const struct work *work, uint32_t mss)
            (mss ? (uint64_t)work->l4 << 40 | (uint64_t)mss << 48 : 0);
 }
 
-/* A checksum that the card finishes; its field holds the pseudo header's sum already. */
+/* The shortest frames hang the transmitter: filled up with zeros. An app that takes
+ * headers away may have left the frame at its slot's end. */
+static void fill_up(struct packet *packet)
+{
+    uint32_t length = packet->length;
+    if (length >= SHORTEST)
+        return;
+    if (packet_tailroom(packet) < SHORTEST - length) {
+        uint8_t *front = (uint8_t *)packet + BUFFER_OFFSET;
+        memmove(front, packet->data, length);
+        packet->data = front;
+    }
+    memset(packet->data + length, 0, SHORTEST - length);
+    packet->length = SHORTEST;
+}
+
+/* A checksum that the card finishes; its field holds the pseudo header's sum already.
+ * What the card cannot do is done here. False: the field is not in the frame. */
 static bool send_checksum(struct intel82599_tx *tx, struct packet *packet)
 {
     struct work work;
     uint64_t more = 0;
-    if (plan_work(packet, &work)) {
+    if (plan_checksum(packet, &work)) {
         put_context(tx, context_low(&work), context_high(&work, 0));
         more = TX_IDX | TX_TXSM;
     } else if (!packet_finish_checksum(packet)) {
         return false;
     }
+    fill_up(packet);
     put_frame(tx, packet, packet->length, more);
     return true;
 }
 
-/* Headers of a super-frame as the card wants them: it fills in the lengths itself, so
- * the pseudo header's sum must do without. */
-static void prepare_headers(struct packet *packet, const struct work *work)
+/* A super-frame by its headers, judged as packet_segment() does: what it would refuse
+ * the card does not get, for the card would send something all the same. */
+static bool plan_segments(const struct packet *packet, struct wire_ip *ip,
+                          struct work *work)
 {
-    uint8_t *ip = packet->data + work->mac;
-    uint8_t *field = packet->data + packet->csum_start + packet->csum_offset;
-    uint16_t sum, length = htobe16((uint16_t)(packet->length - packet->csum_start));
-    memcpy(&sum, field, sizeof(sum));
-    sum = checksum_fold((uint64_t)sum + (uint16_t)~length);
-    memcpy(field, &sum, sizeof(sum));
+    const uint8_t *frame = packet->data;
+    uint32_t length = packet->length, type = packet->gso_type & ~(uint32_t)PACKET_GSO_ECN;
+    if (!wire_parse_ip(frame, length, ip) || ip->is_fragment || packet->gso_size == 0)
+        return false;
+    bool is_ipv4 = ip->version == 4, is_tcp = type != PACKET_GSO_UDP_L4;
+    if (ip->protocol != (is_tcp ? WIRE_TCP : WIRE_UDP) ||
+        (is_tcp && type != (is_ipv4 ? PACKET_GSO_TCPV4 : PACKET_GSO_TCPV6)))
+        return false;
+    uint32_t l4 = is_tcp ? wire_tcp_size(frame, length, ip->payload) : WIRE_UDP_SIZE;
+    if (l4 == 0 || !wire_has(length, ip->payload, l4))
+        return false;
+    /* A checksum elsewhere: what is to be cut is inside a tunnel. */
+    if (packet->flags & PACKET_CSUM_PARTIAL &&
+        packet->csum_start + packet->csum_offset !=
+            ip->payload + (is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM))
+        return false;
+    /* A jumbogram (RFC 2675) */
+    if (!is_ipv4 && load_be16(frame + ip->header + IPV6_PAYLOAD_LENGTH) == 0)
+        return false;
+    *work = (struct work){
+        .mac = ip->header,
+        .ip = ip->payload - ip->header,
+        .l4 = l4,
+        .is_ipv4 = is_ipv4,
+        .is_tcp = is_tcp,
+    };
+    return true;
+}
+
+/* Headers of a super-frame as the card wants them (7.2.4.7): it fills in all lengths,
+ * so the pseudo header's sum, which the checksum's field must hold, is without. */
+static void prepare_headers(struct packet *packet, const struct wire_ip *ip,
+                            const struct work *work)
+{
+    uint8_t *frame = packet->data, *header = frame + ip->header;
+    uint32_t address_size = work->is_ipv4 ? 4 : 16;
+    uint64_t sum = htobe16(ip->protocol);
+    sum = checksum_add_small(sum, frame + ip->source, address_size);
+    sum = checksum_add_small(sum, frame + ip->destination, address_size);
+    uint16_t value = checksum_fold(sum);
+    memcpy(frame + ip->payload + (work->is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM), &value,
+           sizeof(value));
     if (work->is_ipv4) {
-        store_be16(ip + IPV4_TOTAL_LENGTH, 0);
-        store_be16(ip + IPV4_CHECKSUM, 0);
+        store_be16(header + IPV4_TOTAL_LENGTH, 0);
+        store_be16(header + IPV4_CHECKSUM, 0);
     } else {
-        store_be16(ip + IPV6_PAYLOAD_LENGTH, 0);
+        store_be16(header + IPV6_PAYLOAD_LENGTH, 0);
     }
 }
 
+/* A super-frame of one segment is a frame whose lengths and checksums may be wrong: they
+ * are set right here, and the card, of which nobody says what flags such a segment gets,
+ * sends it as it is. False: it cannot be; the packet is still the caller's. */
+static bool send_segment(struct intel82599_tx *tx, struct freelist *freelist,
+                         struct packet *packet)
+{
+    struct packet *segment;
+    if (packet_segment(freelist, packet, &segment, 1) != 1)
+        return false;
+    packet_free(freelist, packet);
+    put_frame(tx, segment, segment->length, 0);
+    return true;
+}
+
 /* A super-frame, which the card cuts up (7.2.4). */
-static bool send_segments(struct intel82599_tx *tx, struct packet *packet)
+static bool send_segments(struct intel82599_tx *tx, struct freelist *freelist,
+                          struct packet *packet)
 {
     struct work work;
-    uint32_t type = packet->gso_type & ~(uint32_t)PACKET_GSO_ECN;
-    if (!plan_work(packet, &work) ||
-        work.is_tcp != (type == PACKET_GSO_TCPV4 || type == PACKET_GSO_TCPV6) ||
-        (type == PACKET_GSO_TCPV4 && !work.is_ipv4) ||
-        (type == PACKET_GSO_TCPV6 && work.is_ipv4))
+    struct wire_ip ip;
+    if (!plan_segments(packet, &ip, &work))
         return false;
-    uint32_t header = packet->csum_start + work.l4, mss = packet->gso_size;
-    if (mss == 0 || work.l4 < (work.is_tcp ? WIRE_TCP_SIZE : WIRE_UDP_SIZE) ||
-        header >= packet->length || header + mss > tx->max_length)
+    uint32_t header = ip.payload + work.l4, payload = packet->length - header;
+    uint32_t mss = packet->gso_size;
+    if (header + min_u32(mss, payload) > tx->max_length)
         return false;
-    prepare_headers(packet, &work);
+    if (payload <= mss)
+        return send_segment(tx, freelist, packet);
+    if (!fits_context(&work) || (payload + mss - 1) / mss > SEGMENTS_MAX)
+        return false;
+    prepare_headers(packet, &ip, &work);
     put_context(tx, context_low(&work), context_high(&work, mss));
     uint64_t common = TX_DATA | TX_IFCS | TX_DEXT | TX_TSE | TX_IDX | tx->command |
-                      TX_TXSM | (work.is_ipv4 ? TX_IXSM : 0) |
-                      (uint64_t)(packet->length - header) << 46;
+                      TX_TXSM | (work.is_ipv4 ? TX_IXSM : 0) | (uint64_t)payload << 46;
     uint64_t iova = packet_iova(packet);
     uint32_t left = packet->length;
     for (; left > BUFFER_MAX; left -= BUFFER_MAX, iova += BUFFER_MAX)
@@ -373,12 +447,13 @@ static bool send_segments(struct intel82599_tx *tx, struct packet *packet)
 }
 
 /* A packet that is not simply sent as it is. False: it cannot be sent. */
-static bool send_special(struct intel82599_queue *queue, struct packet *packet)
+static bool send_special(struct intel82599_queue *queue, struct freelist *freelist,
+                         struct packet *packet)
 {
     struct intel82599_tx *tx = &queue->tx;
     uint32_t length = packet->length;
     if (packet->gso_type != PACKET_GSO_NONE) {
-        if (send_segments(tx, packet))
+        if (send_segments(tx, freelist, packet))
             return true;
         count(queue, INTEL82599_DROP_TX_BAD_OFFLOAD);
         return false;
@@ -393,11 +468,8 @@ static bool send_special(struct intel82599_queue *queue, struct packet *packet)
         count(queue, INTEL82599_DROP_TX_BAD_OFFLOAD);
         return false;
     }
-    if (length < SHORTEST) {
-        memset(packet->data + length, 0, SHORTEST - length);
-        length = SHORTEST;
-    }
-    put_frame(tx, packet, length, 0);
+    fill_up(packet);
+    put_frame(tx, packet, packet->length, 0);
     return true;
 }
 
@@ -421,7 +493,7 @@ static uint32_t transmit(struct intel82599_queue *queue, struct freelist *freeli
             put_frame(tx, packet, length, 0);
         } else if (end - tx->next < PER_PACKET_MAX) {
             break;
-        } else if (!send_special(queue, packet)) {
+        } else if (!send_special(queue, freelist, packet)) {
             packet_free(freelist, packet);
             dropped++;
             lost += length;
@@ -479,7 +551,8 @@ static int intel82599_arm(struct app *app, struct wake *wake)
 {
     struct intel82599_queue *queue = app->state;
     uint64_t ignored;
-    if (queue->wake_fd < 0 || queue->is_gone)
+    /* Without descriptors the card has nothing to wake us for. */
+    if (queue->wake_fd < 0 || queue->is_gone || queue->rx.filled < queue->rx.n)
         return ARM_NEVER;
     ssize_t taken = read(queue->wake_fd, &ignored, sizeof(ignored));
     (void)taken;
@@ -496,21 +569,24 @@ void intel82599_put_context(struct intel82599_queue *queue, uint64_t low, uint64
     write_tail(queue->tx.tail, queue->tx.next, queue->tx.n);
 }
 
-uint32_t intel82599_release(struct intel82599_queue *queue, struct pool *pool)
+uint32_t intel82599_release(struct intel82599_queue *queue, struct pool *pool,
+                            uint32_t head)
 {
     struct intel82599_rx *rx = &queue->rx;
     struct intel82599_tx *tx = &queue->tx;
-    uint32_t total = rx->filled;
+    uint32_t lost = rx->filled == rx->n ? count_done(rx, rx->n) : 0;
     pool_return(pool, rx->packets, rx->filled);
+    /* Descriptors from the head to the tail have not been sent. */
+    uint32_t waiting = (tx->next - head) & (tx->n - 1);
     for (; tx->clean != tx->next; tx->clean++) {
         struct packet **packet = &tx->packets[tx->clean & (tx->n - 1)];
         if (*packet) {
             pool_return(pool, packet, 1);
-            total++;
+            lost += tx->next - tx->clean <= waiting;
         }
     }
     rx->filled = rx->n = tx->n = tx->holes = 0;
-    return total;
+    return lost;
 }
 
 const struct app_ops intel82599_ops = {

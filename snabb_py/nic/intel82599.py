@@ -51,6 +51,13 @@ def check_ring_size(name: str, size: int) -> None:
         raise ConfigError(f"{name}: {size} is no power of two from {low} to {high}")
 
 
+class Token:
+    """A right, as a resource: it needs no more than to be held."""
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+
 class Intel82599(App):
     """A queue pair of an 82599.
 
@@ -99,6 +106,7 @@ class Intel82599(App):
         if (pool is not None) != self.card_config.pools:
             raise ConfigError("pool: all apps of a card have one, or none has")
         if pool is not None:
+            self.card_config.check_pool_queue(pool.number, queue)
             queue += pool.number * self.card_config.pool_stride
         if not 0 <= queue < 128:  # noqa: PLR2004 - queues of the chip
             raise ConfigError(f"queue: {queue} is not within 0 to 127")
@@ -113,14 +121,19 @@ class Intel82599(App):
             ConfigError: other apps have given it other settings.
             DeviceError: it cannot be had, or does not work.
         """
+        key = f"card {self._name}"
+        if isinstance(self.card, Card):  # names of software cards may be the same
+            key += f" at {id(self.card):#x}"
         self.nic = resources.borrow(
-            f"card {self._name}", lambda: self._open_card(resources), shared=True
+            key, lambda: self._open_card(resources), shared=True
         )
         differences = self.nic.config.differences(self.card_config)
         if differences:
             raise ConfigError(
                 f"card {self._name}: its apps differ in {', '.join(differences)}"
             )
+        # One app has a queue, or it and its successor: two workers would tear it.
+        resources.borrow(f"queue {self.number} of {key}", Token)
         self.queue = self.nic.borrow_queue(self.number, *self.rings, self.pool)
         self.state = self.queue.state
 
@@ -144,16 +157,18 @@ class Intel82599(App):
     def adopt(self, old: App) -> None:
         """Go on with the queue: it is the card's, not the app's.
 
-        Raises:
-            ConfigError: it is another queue: take the app away and add it anew.
+        With another one go on counting; frames that the old one still has are counted
+        as lost (`drop-queue-closed`).
         """
-        if isinstance(old, Intel82599) and old.queue is not self.queue:
-            raise ConfigError(f"card {self._name}: a running app keeps its queue")
+        if isinstance(old, Intel82599) and self.queue is not old.queue and old.queue:
+            counters, before = self.state.counters, old.queue.state.counters
+            for n in range(len(QUEUE_COUNTERS)):
+                counters[n] += before[n]
 
     def close(self) -> None:
         """Give the queue back, and its packets, when no successor has it."""
         if self.nic and self.queue:
-            self.nic.return_queue(self.queue)
+            self.nic.return_queue(self.queue, self.pool)
         self.queue = None
 
     @property

@@ -24,7 +24,7 @@ enum {
     INTEL82599_RX_NO_PACKET,       /* times the pool was dry; they wait in the ring */
     INTEL82599_DROP_RX_BAD_FRAME,  /* the card says so (RXE) */
     INTEL82599_DROP_RX_TOO_LONG,   /* in several buffers, or of no length */
-    INTEL82599_DROP_TX_TOO_LONG,   /* longer than the card's MTU lets through */
+    INTEL82599_DROP_TX_TOO_LONG,   /* longer than the MTU lets through, or of no length */
     INTEL82599_DROP_TX_BAD_OFFLOAD,
     INTEL82599_DROP_TX_CARD_GONE,
     INTEL82599_NCOUNTERS
@@ -86,5 +86,7 @@ extern const struct app_ops intel82599_local_ops;
 void intel82599_put_context(struct intel82599_queue *queue, uint64_t low, uint64_t high);
 
 /* Give all packets of a queue back; both directions are disabled on the card, or it
- * is no bus master any more. Returns how many. */
-uint32_t intel82599_release(struct intel82599_queue *queue, struct pool *pool);
+ * is no bus master any more. head: TDH. Returns how many packets are lost so: received
+ * and not handed on, or not sent. */
+uint32_t intel82599_release(struct intel82599_queue *queue, struct pool *pool,
+                            uint32_t head);

@@ -17,7 +17,7 @@ from snabb_py._native import ffi, lib
 from snabb_py.engine.memory import Memory, new_aligned
 from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.nic.intel82599_access import ALL_ONES, Function
-from snabb_py.nic.intel82599_config import CardConfig, PoolConfig
+from snabb_py.nic.intel82599_config import LINK_MBPS, CardConfig, PoolConfig
 from snabb_py.nic.intel82599_setup import (
     CTRL_EXT_DRV_LOAD,
     DCTL_ENABLE,
@@ -43,7 +43,15 @@ HANG_TIMEOUT: Final = 2.0
 RXDCTL_VME = 1 << 30
 SRRCTL_ADVANCED, SRRCTL_DROP_EN = 1 << 25, 1 << 28
 DCA_RX_MUST_BE_0 = 1 << 12
-LINKS_SPEEDS: Final = {1: "100 Mb/s", 2: "1 Gb/s", 3: "10 Gb/s"}
+# PTHRESH 32: descriptors are fetched when fewer are there, one (HTHRESH) being enough:
+# with 0 of it none would be (8.2.3.9.10). WTHRESH 0: reports come at once.
+TXDCTL_THRESHOLDS = 32 | 1 << 8
+LINKS_SPEEDS: Final = (
+    ("unknown speed", LINK_MBPS),
+    ("100 Mb/s", 100),
+    ("1 Gb/s", 1000),
+    ("10 Gb/s", LINK_MBPS),
+)
 GPIE_MSIX, GPIE_EIAME, GPIE_PBA = 1 << 4, 1 << 30, 1 << 31
 IVAR_VALID = 0x80
 # CC is set where pools switch: context 0 then tells where the headers begin. It holds
@@ -58,12 +66,15 @@ class Queue:
     Attributes:
         number: on the card.
         state: `struct intel82599_queue *`, the app's state.
-        users: apps that have it: a running one and its successor.
+        users: what the apps that have it say of its pool: a running app and its
+            successor.
+        vector: of its interrupt, -1: none.
     """
 
     def __init__(self, number: int, rx_size: int, tx_size: int, area: "Area") -> None:
         self.number = number
-        self.users = 0
+        self.users: list[PoolConfig | None] = []
+        self.vector = -1
         self.rx_bytes = rx_size * DESCRIPTOR_SIZE
         self.tx_bytes = tx_size * DESCRIPTOR_SIZE
         self.rx_iova, rx_ring = area.take(self.rx_bytes)
@@ -145,6 +156,7 @@ class Nic(Setup):
         self.totals = dict.fromkeys(NAMES, 0)
         self.is_gone = False
         self._eventfds: list[int] = []
+        self._free_vectors: list[int] = []
         self._link: bool | None = None
         self._opened_at = clock()
         self._told_of_link = False
@@ -181,40 +193,94 @@ class Nic(Setup):
             pool: settings of the pool that it belongs to.
 
         Raises:
-            ConfigError: it runs with rings of another size.
+            ConfigError: it runs with rings of another size; its pool cannot be so.
             DeviceError: the card does not enable it.
+
+        After any of them all is as it was before.
         """
         with self.lock:
-            if pool is not None:
-                self.set_pool(pool)
             queue = self.queues.get(number)
             if queue is None:
-                queue = Queue(number, rx_size, tx_size, self.area)
-                self.queues[number] = queue
-                self.enable_queue(
-                    queue, strip=pool is not None and pool.vlan is not None
-                )
-            elif (queue.state.rx.n, queue.state.tx.n) != (rx_size, tx_size):
+                return self._start_queue(number, rx_size, tx_size, pool)
+            if (queue.state.rx.n, queue.state.tx.n) != (rx_size, tx_size):
                 raise ConfigError(
                     f"{self.name}: the ring size of a queue that runs cannot change"
                 )
-            elif pool is not None:
+            if pool is not None:
+                self.set_pool(pool)
                 self.set_strip(number, on=pool.vlan is not None)
-            queue.users += 1
+            queue.users.append(pool)
             return queue
 
-    def return_queue(self, queue: Queue) -> None:
-        """Give a queue back; what nobody has any more is disabled and emptied."""
+    def _start_queue(
+        self, number: int, rx_size: int, tx_size: int, pool: PoolConfig | None
+    ) -> Queue:
+        queue = Queue(number, rx_size, tx_size, self.area)
+        self.queues[number] = queue
+        try:
+            if pool is not None:
+                self.set_pool(pool)
+            self.enable_queue(queue, strip=pool is not None and pool.vlan is not None)
+        except BaseException:
+            self._end_queue(queue)
+            raise
+        queue.users.append(pool)
+        self._spread()
+        return queue
+
+    def _spread(self) -> None:
+        """Deal flows out to the queues that somebody serves."""
+        queues = sorted(n for n in self.queues if n < self.config.queues)
+        if queues and not self.config.pools:
+            self.spread_over(queues)
+
+    def return_queue(self, queue: Queue, pool: PoolConfig | None = None) -> None:
+        """Give a queue back; what nobody has any more is disabled and emptied.
+
+        Args:
+            queue: from `borrow_queue`.
+            pool: as it was borrowed with.
+        """
         with self.lock:
-            queue.users -= 1
-            if queue.users:
-                return
-            del self.queues[queue.number]
-            if not self.is_gone:
-                self.disable_queue(queue)
-            lib.intel82599_release(queue.state, self.pool)
-            self.area.give(queue.rx_iova, queue.state.rx.ring, queue.rx_bytes)
-            self.area.give(queue.tx_iova, queue.state.tx.ring, queue.tx_bytes)
+            if queue.number not in self.queues:
+                return  # the card was given up as a whole
+            queue.users.remove(pool)
+            if not queue.users:
+                self._end_queue(queue)
+            elif not self.is_gone:
+                self._settle_pools()
+
+    def _end_queue(self, queue: Queue) -> None:
+        del self.queues[queue.number]
+        head = queue.state.tx.clean
+        if not self.is_gone:
+            self._spread()
+            self.disable_queue(queue)
+            head = self.read("TDH", queue.number)
+            self._settle_pools()
+        lost = lib.intel82599_release(queue.state, self.pool, head)
+        self.totals["drop-queue-closed"] += lost
+        self.area.give(queue.rx_iova, queue.state.rx.ring, queue.rx_bytes)
+        self.area.give(queue.tx_iova, queue.state.tx.ring, queue.tx_bytes)
+
+    def _settle_pools(self) -> None:
+        """Make pools what those say that still have them: a change may be undone."""
+        for number in list(self.pools):
+            queues = [
+                queue
+                for n, queue in self.queues.items()
+                if n // self.config.pool_stride == number and queue.users
+            ]
+            wanted = [queue.users[-1] for queue in queues]
+            if not wanted:
+                self.remove_pool(number)
+            elif self.pools[number] not in wanted and wanted[-1] is not None:
+                # Another pool that has yet to change back may be in its way: then it
+                # is settled when that one is.
+                with contextlib.suppress(ConfigError):
+                    self.set_pool(wanted[-1])
+            for queue in queues:
+                self.set_strip(queue.number, on=self.pools[number].vlan is not None)
 
     def enable_queue(self, queue: Queue, *, strip: bool) -> None:
         """Enable both directions; the worker brings descriptors (4.6.7.1, 4.6.8.1).
@@ -224,6 +290,12 @@ class Nic(Setup):
             strip: take VLAN tags off received frames.
         """
         n, state = queue.number, queue.state
+        # Queue 0 of a card that runs is enabled from the beginning (4.6.8.1).
+        for register in ("RXDCTL", "TXDCTL"):
+            self.write(register, 0, n)
+            self.wait(
+                f"{register}[{n}].ENABLE", register, DCTL_ENABLE, to_be=False, n=n
+            )
         for letter, iova, size in (
             ("R", queue.rx_iova, state.rx.n),
             ("T", queue.tx_iova, state.tx.n),
@@ -241,10 +313,8 @@ class Nic(Setup):
         self.clear("DCA_RXCTRL", DCA_RX_MUST_BE_0, n)
         self.write("RXDCTL", DCTL_ENABLE | (RXDCTL_VME if strip else 0), n)
         self.wait(f"RXDCTL[{n}].ENABLE", "RXDCTL", DCTL_ENABLE, to_be=True, n=n)
-        # PTHRESH: descriptors are fetched when fewer than 32 are there; WTHRESH 0:
-        # those that ask for it are reported at once.
-        self.write("TXDCTL", 32, n)
-        self.write("TXDCTL", 32 | DCTL_ENABLE, n)
+        self.write("TXDCTL", TXDCTL_THRESHOLDS, n)
+        self.write("TXDCTL", TXDCTL_THRESHOLDS | DCTL_ENABLE, n)
         self.wait(f"TXDCTL[{n}].ENABLE", "TXDCTL", DCTL_ENABLE, to_be=True, n=n)
         registers = self.function.registers
         state.rx.tail = registers + offset("RDT", n) // 4
@@ -257,7 +327,8 @@ class Nic(Setup):
 
     def set_strip(self, n: int, *, on: bool) -> None:
         """Take VLAN tags off received frames, or not."""
-        (self.set if on else self.clear)("RXDCTL", RXDCTL_VME, n)
+        if bool(self.read("RXDCTL", n) & RXDCTL_VME) != on:
+            (self.set if on else self.clear)("RXDCTL", RXDCTL_VME, n)
 
     def set_wake_up(self, queue: Queue) -> None:
         """Let the queue's frames signal an eventfd when its worker sleeps (7.3).
@@ -265,11 +336,15 @@ class Nic(Setup):
         The first vectors go to the queues that come first; a queue without one is
         polled.
         """
-        vector = len(self._eventfds)
-        if vector >= min(self.function.nvectors, 16):
+        if self._free_vectors:
+            vector = self._free_vectors.pop()
+        elif len(self._eventfds) < min(self.function.nvectors, 16):
+            vector = len(self._eventfds)
+            self._eventfds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            self.function.set_interrupts(self._eventfds)
+        else:
             return
-        self._eventfds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-        self.function.set_interrupts(self._eventfds)
+        queue.vector = vector
         self.write("GPIE", GPIE_MSIX | GPIE_EIAME | GPIE_PBA)
         self.set("EIAC", 1 << vector)
         self.set("EIAM", 1 << vector)
@@ -299,8 +374,11 @@ class Nic(Setup):
             self.function.set_master(False)
         # What is under way arrives (4.6.7.1: 100 us).
         time.sleep(200e-6)
-        if self.config.pools:
-            self.remove_pool(n // self.config.pool_stride)
+        if queue.vector >= 0:
+            self.write("EIMC", 1 << queue.vector)
+            self.clear("IVAR", 0xFF << 16 * (n % 2), n // 2)
+            self._free_vectors.append(queue.vector)
+            queue.vector = -1
 
     # -- looking after it ------------------------------------------------------
 
@@ -338,8 +416,12 @@ class Nic(Setup):
         self._link = up
         self.totals["link-up"] = int(up)
         if up:
-            speed = LINKS_SPEEDS.get(self.read("LINKS") >> 28 & 3, "unknown speed")
-            return f"link up, {speed}"
+            name, mbps = LINKS_SPEEDS[self.read("LINKS") >> 28 & 3]
+            if mbps != self.link_mbps:
+                self.link_mbps = mbps
+                for pool in self.pools.values():
+                    self.set_pool_rate(pool)
+            return f"link up, {name}"
         self.totals["link-flaps"] += 1
         return "link down"
 
@@ -348,7 +430,7 @@ class Nic(Setup):
         now, hanging = self.clock(), []
         for queue in self.queues.values():
             tx = queue.state.tx
-            waits = (tx.next - tx.clean) % 2**32 > 2 * lib.INTEL82599_BATCH
+            waits = tx.first_mark != tx.last_mark
             if tx.reported != queue.seen or not waits or not self._link:
                 queue.seen, queue.seen_at = tx.reported, now
             elif now - queue.seen_at > HANG_TIMEOUT:
@@ -383,8 +465,7 @@ class Nic(Setup):
         """Leave the card quiet and give it up."""
         with self.lock:
             for queue in list(self.queues.values()):
-                queue.users = 1
-                self.return_queue(queue)
+                self._end_queue(queue)
             if not self.is_gone:
                 with contextlib.suppress(DeviceError):
                     self.disable_interrupts()

@@ -93,7 +93,8 @@ class CardConfig:
             all groups.
         queues: RSS spreads flows over so many receive queues, 0 and on.
         rss_key: 40 bytes.
-        rss_table: queues of 128 hash values, in turns when it is shorter; empty: all.
+        rss_table: queues of 128 hash values, in turns when it is shorter; empty: those
+            that have an app, in turns.
         pools: VMDq: frames go to pools by MAC address and VLAN, not to queues.
         pool_queues: receive queues of each pool, by RSS: 1 or 2 (64 pools), 4 (32).
         switch: frames from one pool to another's address go there inside the card.
@@ -166,6 +167,15 @@ class CardConfig:
         """Queues from one pool's first to the next one's."""
         return 128 // self.npools
 
+    def check_pool_queue(self, pool: int, queue: int) -> None:
+        """Refuse a pool that the card has not, and a queue that its pool has not.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        check_range("pool", pool, 0, self.npools - 1)
+        check_range("queue of a pool", queue, 0, self.pool_queues - 1)
+
     @property
     def rss_queues(self) -> int:
         """Queues that RSS spreads flows over."""
@@ -190,10 +200,11 @@ class PoolConfig:
         vlan: its frames carry this tag on the wire and none here: stripped when
             received, inserted when sent. None: untagged.
         trunk: VLANs of which it gets and sends frames with their tags.
-        promiscuous: it gets frames to all addresses in its VLANs.
+        promiscuous: it gets frames, in its VLANs, to addresses that no pool has.
         check_source: frames that it sends with another's address or VLAN are dropped
             by the card.
-        rate_mbps: the most that it may send, on the wire; None: no limit.
+        rate_mbps: the most that it may send, on the wire; None: no limit. Each of its
+            queues has an equal share, 10 at least.
     """
 
     number: int

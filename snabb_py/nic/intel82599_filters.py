@@ -4,7 +4,7 @@ Imports its siblings and errors.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from snabb_py.errors import ConfigError
@@ -29,14 +29,21 @@ PSRTYPE_RQPL_SHIFT = 29
 RATE_ENABLE, RATE_FRACTION = 1 << 31, 14
 VLNCTRL_VFE = 1 << 30
 VTCTL_ENABLE, VTCTL_NO_DEFAULT, VTCTL_REPLICATE = 1 << 0, 1 << 29, 1 << 30
-L2FLT_UPE, L2FLT_AUPE, L2FLT_ROMPE, L2FLT_BAM, L2FLT_MPE = (
-    1 << n for n in (22, 24, 25, 27, 28)
+L2FLT_AUPE, L2FLT_ROMPE, L2FLT_ROPE, L2FLT_BAM, L2FLT_MPE = (
+    1 << n for n in (24, 25, 26, 27, 28)
 )
+RATE_LEAST = 10  # Mb/s of a queue at 10 Gb/s: the factor has 10 bits before the point
 VLVF_ENABLE = 1 << 31
 VMVIR_DEFAULT, VMVIR_NEVER = 1 << 30, 1 << 31
-QDE_ENABLE_WRITE = 1 << 0 | 1 << 16
 RAH_AV = 1 << 31
-WEIGHT = 0x80  # of each queue among the pools' (RTTDT1C): equal
+WEIGHT = 0x98  # of each pool (RTTDT1C): equal, and not below the longest frame / 64
+
+
+def members(pool: PoolConfig | None) -> tuple[set[bytes], set[int]]:
+    """Return a pool's addresses and VLANs."""
+    if pool is None:
+        return set(), set()
+    return {parse_mac(mac) for mac in pool.macs}, set(pool.vlans)
 
 
 class Filters(Access):
@@ -57,6 +64,8 @@ class Filters(Access):
         #: For registers that choose what another one is about.
         self.lock = threading.RLock()
         self.pools: dict[int, PoolConfig] = {}
+        #: What rates are parts of; the card scales them when the link's speed changes.
+        self.link_mbps = LINK_MBPS
         #: Address and owners (bits) of each MAC filter; a free one has no address.
         self._macs: list[tuple[bytes, int]] = []
         #: The filter of each VLAN.
@@ -116,6 +125,7 @@ class Filters(Access):
             self.write("MPSAR_HI", left >> 32, n)
             if not left and n > 0:
                 self.write("RAH", 0, n)
+                self.write("RAL", 0, n)
                 self._macs[n] = b"", 0
             else:
                 self._macs[n] = address, left
@@ -124,10 +134,7 @@ class Filters(Access):
         """Set how frames are spread over queues (7.1.2.8, 7.10.2)."""
         config = self.config
         queues = config.rss_queues
-        table = config.rss_table or tuple(range(queues))
-        for n in range(RSS_TABLE_SIZE // 4):
-            entries = [table[(4 * n + i) % len(table)] for i in range(4)]
-            self.write("RETA", int.from_bytes(bytes(entries), "little"), n)
+        self.spread_over(range(queues))
         for n in range(10):
             word = int.from_bytes(config.rss_key[4 * n : 4 * n + 4], "little")
             self.write("RSSRK", word, n)
@@ -145,14 +152,30 @@ class Filters(Access):
             self.write("RQSMR", int.from_bytes(slots, "little"), n)
             self.write("TQSM", int.from_bytes(slots, "little"), n)
 
+    def spread_over(self, queues: Iterable[int]) -> None:
+        """Deal flows out to these queues, unless the user has a table of his own."""
+        table = self.config.rss_table or tuple(queues)
+        for n in range(RSS_TABLE_SIZE // 4):
+            entries = [table[(4 * n + i) % len(table)] for i in range(4)]
+            self.write("RETA", int.from_bytes(bytes(entries), "little"), n)
+
     def set_rate(self, queue: int, mbps: float | None) -> None:
         """Limit what a queue sends (7.7.2.1: a factor, 14 bits after the point)."""
         factor = 0
-        if mbps is not None and mbps < LINK_MBPS:
-            factor = RATE_ENABLE | round(LINK_MBPS / mbps * (1 << RATE_FRACTION))
+        if mbps is not None and mbps < self.link_mbps:
+            factor = RATE_ENABLE | round(self.link_mbps / mbps * (1 << RATE_FRACTION))
         with self.lock:
             self.write("RTTDQSEL", queue)
             self.write("RTTBCNRC", factor)
+
+    def set_pool_rate(self, pool: PoolConfig) -> None:
+        """Limit what a pool sends; limiters are queues', so each has its share."""
+        stride = self.config.pool_stride
+        share = pool.rate_mbps
+        if share is not None:
+            share /= self.config.pool_queues
+        for queue in range(pool.number * stride, (pool.number + 1) * stride):
+            self.set_rate(queue, share)
 
     # -- pools, 4.6.10 ---------------------------------------------------------
 
@@ -165,14 +188,14 @@ class Filters(Access):
         self.set("VLNCTRL", VLNCTRL_VFE)
         self.write("PFDTXGSWC", int(config.switch))
         self.fill("PFVMTXSW")
-        for queue in range(NQUEUES):
-            # A pool without descriptors must not hold up the others.
-            self.write("PFQDE", queue << 8 | QDE_ENABLE_WRITE)
-        with self.lock:
-            for queue in range(NQUEUES):
-                self.write("RTTDQSEL", queue)
-                self.write("RTTDT1C", WEIGHT)
+        with self.lock:  # here the index is a pool's (4.6.11.3.3)
+            for n in range(NQUEUES):
+                self.write("RTTDQSEL", n)
+                self.write("RTTDT1C", WEIGHT if n < config.npools else 0)
         self.fill("PFMRCTL")
+        # "Software must reprogram RAL[0] and RAH[0] by their values" (4.6.10.1.1).
+        for register in ("RAL", "RAH"):
+            self.write(register, self.read(register))
 
     def set_mirrors(self) -> None:
         """Set the mirror rules; VLANs must have been added before (7.10.3.6)."""
@@ -222,39 +245,58 @@ class Filters(Access):
     def set_pool(self, pool: PoolConfig) -> None:
         """Make a pool what its config says, whatever it was before.
 
+        What it has and keeps works on meanwhile.
+
         Raises:
             ConfigError: another pool has its address in the same VLAN; no filter is
                 left. The pool is then as before.
         """
         with self.lock:
+            before = self.pools.get(pool.number)
+            if before == pool:
+                return
             self.check_pool(pool)
-            self.remove_pool(pool.number)
             number, bit = pool.number, 1 << pool.number
-            half, place = number // 32, 1 << number % 32
+            macs, vlans = members(pool)
+            old_macs, old_vlans = members(before)
+            # Filters may be scarce: what goes makes room for what comes.
+            for mac in old_macs - macs:
+                self.remove_mac(mac, bit)
+            for vlan in old_vlans - vlans:
+                self.remove_vlan(vlan, number)
             self.pools[number] = pool
-            for mac in pool.macs:
-                self.add_mac(parse_mac(mac), bit)
-            for vlan in pool.vlans:
+            for mac in sorted(macs - old_macs):
+                self.add_mac(mac, bit)
+            for vlan in sorted(vlans - old_vlans):
                 self.add_vlan(vlan, number)
-            accept = L2FLT_BAM | L2FLT_MPE | L2FLT_ROMPE
-            accept |= L2FLT_AUPE if pool.vlan is None else 0
-            accept |= L2FLT_UPE if pool.promiscuous else 0
-            self.write("PFVML2FLT", accept, number)
-            tag = VMVIR_NEVER
-            if pool.vlan is not None:
-                tag = VMVIR_DEFAULT | pool.vlan
-            self.write("PFVMVIR", tag, number)
-            if pool.check_source:
-                checks = 0x101 << number % 8
-                self.set("PFVFSPOOF", checks, number // 8)
-            if self.config.switch:
-                self.clear("PFVMTXSW", place, half)
-            stride = self.config.pool_stride
-            for queue in range(number * stride, (number + 1) * stride):
-                self.set_rate(queue, pool.rate_mbps)
+            self._set_pool_rules(pool)
+            self.set_pool_rate(pool)
+            self.set_mirrors()
+            half, place = number // 32, 1 << number % 32
             self.set("PFVFRE", place, half)
             self.set("PFVFTE", place, half)
-            self.set_mirrors()
+
+    def _set_pool_rules(self, pool: PoolConfig) -> None:
+        number = pool.number
+        self.set_unicast_hash()
+        accept = L2FLT_BAM | L2FLT_MPE | L2FLT_ROMPE
+        accept |= L2FLT_AUPE if pool.vlan is None else 0
+        accept |= L2FLT_ROPE if pool.promiscuous else 0
+        self.write("PFVML2FLT", accept, number)
+        tag = VMVIR_NEVER if pool.vlan is None else VMVIR_DEFAULT | pool.vlan
+        self.write("PFVMVIR", tag, number)
+        change = self.set if pool.check_source else self.clear
+        change("PFVFSPOOF", 0x101 << number % 8, number // 8)
+
+    def set_unicast_hash(self) -> None:
+        """Let promiscuous pools, if there are any, have what no exact filter takes.
+
+        This chip's pools have no promiscuous mode (PFVML2FLT.UPE is a later one's): a
+        hash table that is full does the same (7.10.3.3).
+        """
+        word = ALL_ONES if any(p.promiscuous for p in self.pools.values()) else 0
+        if self.read("PFUTA") != word:
+            self.fill("PFUTA", word)
 
     def check_pool(self, pool: PoolConfig) -> None:
         """Refuse a pool that cannot be beside the others.
@@ -266,14 +308,16 @@ class Filters(Access):
             raise ConfigError(
                 f"pool {pool.number}: {self.name} has {self.config.npools} of them"
             )
+        least = RATE_LEAST * self.config.pool_queues
+        if pool.rate_mbps is not None and pool.rate_mbps < least:
+            raise ConfigError(f"pool {pool.number}: rate_mbps: at least {least}")
         others = [p for n, p in self.pools.items() if n != pool.number]
         for other in others:
             shared = {parse_mac(m) for m in pool.macs} & {
                 parse_mac(m) for m in other.macs
             }
-            meet = set(pool.vlans) & set(other.vlans) or (
-                not pool.vlans and not other.vlans
-            )
+            # Where pools have no tag of their own, untagged frames are for them.
+            meet = set(pool.vlans) & set(other.vlans) or pool.vlan is other.vlan is None
             if shared and meet:
                 raise ConfigError(
                     f"pool {pool.number}: MAC address {min(shared).hex(':')} is pool "
@@ -298,8 +342,11 @@ class Filters(Access):
         self.clear("PFVFTE", place, half)
         self.clear("PFVFSPOOF", 0x101 << number % 8, number // 8)
         self.write("PFVML2FLT", 0, number)
-        if pool is not None:
-            for mac in pool.macs:
-                self.remove_mac(parse_mac(mac), 1 << number)
-            for vlan in pool.vlans:
-                self.remove_vlan(vlan, number)
+        self.write("PFVMVIR", 0, number)
+        macs, vlans = members(pool)
+        for mac in macs:
+            self.remove_mac(mac, 1 << number)
+        for vlan in vlans:
+            self.remove_vlan(vlan, number)
+        if pool is not None and pool.promiscuous:
+            self.set_unicast_hash()

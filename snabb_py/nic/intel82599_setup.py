@@ -35,7 +35,7 @@ RFCTL_RSC_DIS = 1 << 5
 RXCTRL_RXEN = 1 << 0
 SEC_DIS, SEC_PATH_DIS, SEC_READY = 1 << 0, 1 << 1, 1 << 0
 DCTL_ENABLE, TXDCTL_SWFLSH, RXDCTL_VME = 1 << 25, 1 << 26, 1 << 30
-RTTDCS_ARBDIS = 1 << 6
+RTTDCS_VMPAC, RTTDCS_ARBDIS, RTTDCS_BPBFSM = 1 << 1, 1 << 6, 1 << 23
 MTQC_VT, MTQC_64_POOLS, MTQC_32_POOLS = 1 << 1, 1 << 2, 2 << 2
 DMATXCTL_TE = 1 << 0
 # Of all segments but the last FIN and PSH are cleared, of all but the first CWR: the
@@ -47,6 +47,8 @@ AUTOC2_SFI, AUTOC2_SERIAL = 2 << 16, 3 << 16
 LINKS_UP = 1 << 30
 ESDP_SDP2, ESDP_LASER_OFF = 1 << 2, 1 << 3
 RATE_WINDOW_JUMBO = 0x14
+RX_BUFFER = 0x80000
+SWITCH_ROOM = 24 << 10  # of it, for frames from one pool to another
 #: Cards whose cage takes an SFP+ module: their link is set up here. The others' link is
 #: what the EEPROM says: backplanes.
 SFP_DEVICES: Final = frozenset(
@@ -184,23 +186,29 @@ class Setup(Filters):
         Raises:
             DeviceError: somebody else does not let go of it.
         """
-        held = contextlib.ExitStack()
-        self.wait("SWSM.SMBI", "SWSM", SWSM_SMBI, to_be=False)  # a read of 0 takes it
-        held.callback(self.clear, "SWSM", SWSM_SMBI)
-        self.set("SWSM", SWSM_SWESMBI)
-        self.wait("SWSM.SWESMBI", "SWSM", SWSM_SWESMBI, to_be=True)
-        held.callback(self.clear, "SWSM", SWSM_SWESMBI | SWSM_SMBI)
-        # Firmware's bits lie five above; one that stays is a dead owner's.
-        with contextlib.suppress(DeviceError):
-            self.wait(
-                "SW_FW_SYNC",
-                "SW_FW_SYNC",
-                SYNC_MAC_CSR | SYNC_MAC_CSR << 5,
-                to_be=False,
-            )
-        self.set("SW_FW_SYNC", SYNC_MAC_CSR)
-        held.callback(self.clear, "SW_FW_SYNC", SYNC_MAC_CSR)
-        return held
+        with contextlib.ExitStack() as held:
+            try:  # a read of 0 takes it
+                self.wait("SWSM.SMBI", "SWSM", SWSM_SMBI, to_be=False)
+            except DeviceError as error:
+                if error.errno != errno.ETIMEDOUT:
+                    raise
+                # Whoever has it has died with it: nobody needs it for so long.
+                self.clear("SWSM", SWSM_SMBI | SWSM_SWESMBI)
+                self.wait("SWSM.SMBI", "SWSM", SWSM_SMBI, to_be=False)
+            held.callback(self.clear, "SWSM", SWSM_SWESMBI | SWSM_SMBI)
+            self.set("SWSM", SWSM_SWESMBI)
+            self.wait("SWSM.SWESMBI", "SWSM", SWSM_SWESMBI, to_be=True)
+            # Firmware's bits lie five above; one that stays is a dead owner's.
+            with contextlib.suppress(DeviceError):
+                self.wait(
+                    "SW_FW_SYNC",
+                    "SW_FW_SYNC",
+                    SYNC_MAC_CSR | SYNC_MAC_CSR << 5,
+                    to_be=False,
+                )
+            self.set("SW_FW_SYNC", SYNC_MAC_CSR)
+            held.callback(self.clear, "SW_FW_SYNC", SYNC_MAC_CSR)
+            return held.pop_all()
 
     def start_link(self) -> None:
         """Start the link; that it comes up is not waited for."""
@@ -224,8 +232,12 @@ class Setup(Filters):
         """Set filters, sizes, and what the card does to frames; it is still off."""
         config = self.config
         self.write("RXCTRL", 0)
-        self.write("RXPBSIZE", 0x80000)
+        self.write("RXPBSIZE", RX_BUFFER)
         self.fill("RXPBSIZE", first=1)
+        # No pause frames are sent; but what pools send to each other stops at this
+        # mark, and without room above it the transmitter hangs.
+        self.write("FCRTL", 0)
+        self.write("FCRTH", RX_BUFFER - SWITCH_ROOM)
         self.write("MAXFRS", (config.mtu + ETHERNET_SIZE + FCS_SIZE) << 16)
         self.set(
             "HLREG0",
@@ -260,9 +272,11 @@ class Setup(Filters):
         if self.config.pools:
             many = self.config.pool_queues == 4  # noqa: PLR2004 - data sheet 7.10.2
             self.write("MTQC", MTQC_VT | (MTQC_32_POOLS if many else MTQC_64_POOLS))
+            self.set("RTTDCS", RTTDCS_VMPAC)  # pools in turn, by their weights
+            self.clear("RTTDCS", RTTDCS_BPBFSM)
         else:
             self.write("MTQC", 0)
-            self.write("DTXMXSZRQ", 0xFFF)
+        self.write("DTXMXSZRQ", 0xFFF)  # without traffic classes (4.6.11.3)
         self.write("TXPBSIZE", 0x28000)
         self.fill("TXPBSIZE", first=1)
         self.write("TXPBTHRESH", 0xA0)

@@ -89,7 +89,9 @@ STATISTICS: Final = (
 )
 
 #: What the driver itself counts of a card, behind those of the registers.
-EVENTS: Final = ("link-up", "link-flaps", "tx-hangs")
+#: `drop-queue-closed`: what a queue that was given back had received and not handed on,
+#: or had not sent.
+EVENTS: Final = ("link-up", "link-flaps", "tx-hangs", "drop-queue-closed")
 
 NAMES: Final = tuple(statistic.name for statistic in STATISTICS) + EVENTS
 

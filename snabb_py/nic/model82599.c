@@ -150,10 +150,10 @@ static void write_rxdctl(struct model_card *card, uint32_t offset, uint32_t valu
     uint32_t queue = rx_queue_of(offset);
     bool on = value & XDCTL_ENABLE, was = has_bit(card->rx_enabled, queue);
     *reg(card, offset) = value & card->mask[offset / 4] & ~(uint32_t)XDCTL_SWFLSH;
+    struct model_rx_queue *rx = &card->rx[queue];
+    rx->known = false; /* VME may change while it runs */
     if (on && !was) {
-        struct model_rx_queue *rx = &card->rx[queue];
         rx->head = get(card, rx_register(REG_RDH, queue));
-        rx->known = false;
         rx->bad_tail = 0;
     }
     set_bit(card->rx_enabled, queue, on);

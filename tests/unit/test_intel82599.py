@@ -1,7 +1,8 @@
-"""The driver on a software card: each frame, each wait, each way to be wrong."""
+"""The driver on a software card: each frame, each wait, each wrong way to call it."""
 
 import random
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from snabb_py.engine.memory import Pool
 from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.nic.intel82599 import QUEUE_COUNTERS, Intel82599
 from snabb_py.nic.intel82599_card import Nic
-from snabb_py.nic.intel82599_config import CardConfig
+from snabb_py.nic.intel82599_config import CardConfig, PoolConfig
 from snabb_py.nic.intel82599_statistics import NAMES
 from snabb_py.nic.model82599 import Card
 from snabb_py.nic.registers import offset
@@ -23,7 +24,7 @@ ALL_ONES = 0xFFFFFFFF
 
 def frames_of(sizes: list[int], seed: int = 1) -> list[bytes]:
     """Return frames of these lengths with contents of their own."""
-    rng = random.Random(seed)  # noqa: S311 - not a secret
+    rng = random.Random(seed)  # noqa: S311 - contents, not secrets
     head = bytes.fromhex("020000000001 020000000002 88b5")
     return [head + rng.randbytes(size - len(head)) for size in sizes]
 
@@ -303,6 +304,29 @@ class TestBadCards:
         card.close()
         pool.close()
 
+    def test_a_semaphore_of_a_program_that_died_is_taken_over(self) -> None:
+        pool = Pool(256, 0, 1, huge=False)
+        with closing(pool), Card(name="card") as card:
+            assert card.read(offset("SWSM")) & 1 == 0  # which takes it
+            nic = Nic(
+                SoftwareFunction(card, "card"),
+                pool.memory,
+                pool.pool,
+                CardConfig(),
+                clock=FastClock(),
+            )
+            assert card.read(offset("SWSM")) & 3 == 0
+            assert card.read(offset("SW_FW_SYNC")) & 1 << 3 == 0
+            nic.close()
+
+    def test_a_semaphore_is_let_go_of_when_firmware_keeps_its_part(self) -> None:
+        pool = Pool(256, 0, 1, huge=False)
+        with closing(pool), Card(name="card") as card:
+            function = Broken(card, stuck("SWSM", clear=2))
+            with pytest.raises(DeviceError, match=r"SWSM\.SWESMBI still 0"):
+                Nic(function, pool.memory, pool.pool, CardConfig(), clock=FastClock())
+            assert card.read(offset("SWSM")) & 1 == 0
+
     def test_a_card_pulled_while_it_runs(self) -> None:
         with DrivenCard() as it:
             it.send(frames_of([60] * 40))
@@ -336,6 +360,54 @@ class TestBadCards:
             )
             assert it.counters()["tx-hangs"] == 1
             assert len(it.sent()) == 200
+
+
+class TestRegisters:
+    """What chapter 4.6 asks for and no frame tells."""
+
+    @pytest.mark.parametrize(
+        ("config", "expected"),
+        [
+            (CardConfig(), {"MRQC": 0xF30001, "MTQC": 0, "RTTDCS": 0xC00000}),
+            (
+                CardConfig(pools=True),
+                {"MRQC": 0xF30008, "MTQC": 6, "RTTDCS": 0x400002, "PFDTXGSWC": 1},
+            ),
+            (
+                CardConfig(pools=True, pool_queues=2, switch=False),
+                {"MRQC": 0xF3000B, "MTQC": 6, "RTTDCS": 0x400002, "PFDTXGSWC": 0},
+            ),
+            (
+                CardConfig(pools=True, pool_queues=4),
+                {"MRQC": 0xF3000A, "MTQC": 10, "RTTDCS": 0x400002},
+            ),
+        ],
+    )
+    def test_modes(self, config: CardConfig, expected: dict[str, int]) -> None:
+        pools = (PoolConfig(0, ("02:00:00:00:00:01",)),) if config.pools else ()
+        with DrivenCard(config, pools=pools) as it:
+            expected |= {
+                "DTXMXSZRQ": 0xFFF,
+                # the local switch has 24 KiB of the packet buffer to itself
+                "FCRTH": (512 - 24) << 10,
+                "FCRTL": 0,
+                "TXDCTL": 1 << 25 | 1 << 8 | 32,
+                "RXCTRL": 1,
+                "EIMS": 0,
+            }
+            for name, value in expected.items():
+                assert it.nic.read(name) == value, name
+
+    def test_weights_are_pools(self) -> None:
+        pool = PoolConfig(0, ("02:00:00:00:00:01",))
+        with DrivenCard(CardConfig(pools=True, pool_queues=4), pools=(pool,)) as it:
+            weights = []
+            for n in range(128):
+                it.nic.write("RTTDQSEL", n)
+                weights.append(it.nic.read("RTTDT1C"))
+            assert len(set(weights[:32])) == 1
+            assert weights[0] * 64 >= 9728
+            assert weights[32:] == [0] * 96
 
 
 class TestSettings:
