@@ -401,7 +401,7 @@ class SysfsFunction(Function):
 
     def _make_watchdog(self) -> Watchdog:
         device = self._device
-        writes: list[Write] = [(device.path / "enable", "0")]
+        writes: list[Write] = [reset_write(device), (device.path / "enable", "0")]
         if self._driver is not None:
             writes += give_back_writes(device, self._override)
         return Watchdog(self._config_fd, self._lock.fd, writes)
@@ -415,9 +415,21 @@ class SysfsFunction(Function):
         with contextlib.ExitStack() as stack:
             stack.callback(self._lock.close)
             os.close(self._config_fd)
+            with contextlib.suppress(DeviceError):
+                pci_bus.write(*reset_write(self._device))
             self._disable()
             if self._driver is not None and self._device.path.exists():
                 pci_bus.unbind(self._device, override=self._override)
+
+
+def reset_write(device: Device) -> Write:
+    """Return what resets a device.
+
+    One that was stopped in its work would go on with it as soon as it is bus master
+    again, in memory that is another's by then: ixgbe makes its card master before it
+    resets it.
+    """
+    return (device.path / "reset", "1")
 
 
 def give_back_writes(device: Device, override: str) -> list[Write]:

@@ -23,6 +23,7 @@ from snabb_py.engine.pci_function import (
     Lock,
     Registers,
     give_back_writes,
+    reset_write,
 )
 from snabb_py.engine.pci_watchdog import Watchdog
 from snabb_py.errors import DeviceError
@@ -319,7 +320,9 @@ class VfioFunction(Function):
             return None
         device = self._device
         unbind = (device.bus / "drivers" / VFIO / "unbind", device.address)
-        writes = [unbind, *give_back_writes(device, self._override)]
+        # The kernel resets it when it is closed, unless somebody waits for it by then.
+        writes = [unbind, reset_write(device)]
+        writes += give_back_writes(device, self._override)
         lock = self._lock.fd if self._lock else None
         return Watchdog(None, lock, writes)
 

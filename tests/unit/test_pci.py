@@ -55,6 +55,7 @@ class Kernel:
             "numa_node": "-1",
             "resource": resource,
             "enable": "0",
+            "reset": "",
             "modalias": "pci:none",
         }
         for name, text in (defaults | files).items():
@@ -336,6 +337,7 @@ def test_a_claimed_card_is_reached_and_given_back(kernel: Kernel) -> None:
     assert command() == 0x0403
     assert (path / "resource0").read_bytes()[0x10:0x14] == bytes.fromhex("efbeadde")
     assert (path / "enable").read_text() == "0"
+    assert (path / "reset").read_text() == "1"
     assert kernel.driver(CARD) == "ixgbe"
     with pytest.raises(IndexError):
         card.read(8)
