@@ -218,7 +218,7 @@ class Function(ABC):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the registers were once found missing: the card was pulled out."""
+        """Whether it was pulled out: its registers were once found missing."""
         return self._registers.is_gone
 
     def read_config(self, offset: int, size: int) -> int:
@@ -383,6 +383,20 @@ class SysfsFunction(Function):
     @property
     def _config(self) -> tuple[int, int]:
         return self._config_fd, 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was pulled out, or the kernel does not know it any more.
+
+        What was removed by sysfs alone still answers and does its work, at addresses
+        that the kernel may give to another device.
+        """
+        if super().is_gone or self._is_closed:
+            return super().is_gone
+        try:
+            return not os.pread(self._config_fd, 2, 0)
+        except OSError:
+            return True
 
     def map(self, iova: int, address: int, size: int) -> None:
         """Do nothing: see `Function.map`."""

@@ -27,7 +27,7 @@ class Function(Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether its registers were once found missing."""
+        """Whether it was pulled out or removed; it may still answer."""
 
     def read(self, offset: int) -> int:
         """Read a register of BAR 0."""

@@ -323,6 +323,8 @@ class Nic(Setup):
         for queue in self.queues.values():
             queue.state.is_gone = 1
         self.totals["link-up"] = 0
+        # Removed by sysfs alone it goes on receiving, into memory of ours.
+        self._quiet()
         return f"{self.name}: the card is gone: packets for it are dropped"
 
     def _look_at_link(self) -> str | None:
@@ -379,6 +381,14 @@ class Nic(Setup):
 
     # -- end -------------------------------------------------------------------
 
+    def _quiet(self) -> None:
+        """Stop all that it does, if it still answers."""
+        with contextlib.suppress(DeviceError):
+            self.disable_interrupts()
+            self.stop_accesses()
+            self.reset()
+            self.clear("CTRL_EXT", CTRL_EXT_DRV_LOAD)
+
     def close(self) -> None:
         """Leave the card quiet and give it up."""
         with self.lock:
@@ -386,11 +396,7 @@ class Nic(Setup):
                 queue.users = 1
                 self.return_queue(queue)
             if not self.is_gone:
-                with contextlib.suppress(DeviceError):
-                    self.disable_interrupts()
-                    self.stop_accesses()
-                    self.reset()
-                    self.clear("CTRL_EXT", CTRL_EXT_DRV_LOAD)
+                self._quiet()
             with contextlib.suppress(DeviceError, OSError):
                 self.function.set_interrupts([])
             self.function.close()

@@ -391,6 +391,13 @@ def test_a_card_whose_memory_goes_ends_nothing(kernel: Kernel) -> None:
         card.write(8, 1)
 
 
+def test_a_card_that_the_kernel_has_forgotten_is_gone(kernel: Kernel) -> None:
+    path = kernel.add(CARD)
+    with pci.claim(CARD) as card:
+        os.truncate(path / "config", 0)
+        assert card.is_gone
+
+
 @pytest.mark.parametrize("name", ["enable", "resource", "config"])
 def test_a_failed_claim_gives_the_card_back(kernel: Kernel, name: str) -> None:
     path = kernel.add(CARD, "ixgbe")
