@@ -431,7 +431,9 @@ def test_the_family_is_known() -> None:
 @pytest.mark.parametrize(
     ("vendor", "device", "what"),
     [
+        (0x8086, 0x10C6, r"Intel 82598 \(8086:10c6\)"),
         (0x8086, 0x1528, r"Intel X540 \(8086:1528\)"),
+        (0x8086, 0x1563, r"Intel X550 \(8086:1563\)"),
         (0x8086, 0x10ED, r"virtual function of an Intel 82599 \(8086:10ed\)"),
         (0x15B3, 0x10FB, "15b3:10fb"),
     ],
