@@ -221,6 +221,11 @@ class Function(ABC):
         """Whether it was pulled out: its registers were once found missing."""
         return self._registers.is_gone
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody removes or unbinds it, and waits until we close it."""
+        return False
+
     def read_config(self, offset: int, size: int) -> int:
         """Return a number of 1, 2 or 4 bytes from the configuration space.
 

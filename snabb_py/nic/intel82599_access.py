@@ -29,6 +29,10 @@ class Function(Protocol):
     def is_gone(self) -> bool:
         """Whether it was pulled out or removed; it may still answer."""
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the kernel waits for us to close it."""
+
     def read(self, offset: int) -> int:
         """Read a register of BAR 0."""
 

@@ -147,7 +147,7 @@ class Nic(Setup):
         self._eventfds: list[int] = []
         self._link: bool | None = None
         self._opened_at = clock()
-        self._told_of_link = False
+        self._told_of_link = self._told_of_claim = False
         self._next_statistics = 0.0
         self._rings = Memory(2 << 20, huge=function.is_physical)
         try:
@@ -313,7 +313,13 @@ class Nic(Setup):
                 return self.note_loss()
             self.update_statistics()
             lines = [
-                line for line in (self._look_at_link(), self._look_at_hangs()) if line
+                line
+                for line in (
+                    self._look_at_claim(),
+                    self._look_at_link(),
+                    self._look_at_hangs(),
+                )
+                if line
             ]
             return "; ".join(f"{self.name}: {line}" for line in lines) or None
 
@@ -326,6 +332,12 @@ class Nic(Setup):
         # Removed by sysfs alone it goes on receiving, into memory of ours.
         self._quiet()
         return f"{self.name}: the card is gone: packets for it are dropped"
+
+    def _look_at_claim(self) -> str | None:
+        if self._told_of_claim or not self.function.is_wanted:
+            return None
+        self._told_of_claim = True
+        return "somebody removes or unbinds the card: that waits until we have ended"
 
     def _look_at_link(self) -> str | None:
         up, was_up = self.is_up, self._link

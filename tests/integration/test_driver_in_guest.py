@@ -484,6 +484,26 @@ def test_a_card_that_is_taken_out_is_reported(sysfs: Machine) -> None:
     check(*sysfs.cards)
 
 
+def test_a_card_that_is_to_be_taken_out_is_let_go_at_the_end(vfio: Machine) -> None:
+    """By VFIO the kernel waits for the program."""
+    stays, goes = vfio.cards
+    for card in vfio.cards:
+        card.give_to_ixgbe()
+    job = start_forward(vfio)
+    goes.wire.rest()
+    remove = vfio.guest.start(f"echo 1 >/sys/bus/pci/devices/{goes.address}/remove")
+    job.wait_for(f"{goes.address}: somebody removes or unbinds the card: that waits")
+    stays.wire.send(frame(FOREIGN))
+    assert goes.wire.take(1) == [frame(FOREIGN)]
+    there, _ = end_forward(job)
+    assert (there["offered"], there["forwarded"], there["lost"]) == (1, 1, 0)
+    remove.wait(PATIENCE)
+    assert [card.driver for card in vfio.cards] == ["ixgbe", "none"]
+    vfio.run("echo 1 >/sys/bus/pci/rescan")
+    until(lambda: goes.driver == "ixgbe", "back again", PATIENCE)
+    check(*vfio.cards)
+
+
 # ---- what cannot be
 
 
