@@ -138,6 +138,24 @@ class Job:
         """What it has said so far, on stderr."""
         return self._guest.run(f"cat {self._directory}/err")
 
+    def wait_for(self, words: str, times: int = 1, timeout: float = 60) -> None:
+        """Wait until it has said something, on stdout or stderr, in so many lines.
+
+        The guest itself looks: asked again and again it would do little else.
+
+        Raises:
+            GuestError: it has ended before, or does not say it.
+        """
+        files = f"{self._directory}/out {self._directory}/err"
+        look = f"cat {files} | grep -cF {shlex.quote(words)}"
+        done = self._guest.call(
+            f"until [ $({look}) -ge {times} ]; do"
+            f" kill -s 0 {self.pid} 2>/dev/null || exit 1; sleep 0.2; done",
+            timeout,
+        )
+        if done.returncode:
+            self._guest.fail(self.command, done.returncode, self.output, self.errors)
+
     def send_signal(self, name: str) -> None:
         """Send a signal, such as "INT", to all of it."""
         self._guest.run(f"kill -s {name} -- -{self.pid}")

@@ -254,6 +254,6 @@ def attach_pci(config: Config, name: str, word: str, *, ring: int) -> bool:
 
     parsed = parse(word, CARD_OPTIONS)
     device = find(parse_address(parsed.name))
-    check_id(device.vendor, device.device)
+    check_id(device.vendor, device.device, address=device.address, kind=device.kind)
     config.app(name, Intel82599, card=device.address, **driver_arguments(parsed, ring))
     return device.iommu_group is None

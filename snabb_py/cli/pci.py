@@ -9,33 +9,13 @@ from snabb_py.engine import pci
 from snabb_py.engine.pci import Device
 from snabb_py.nic import intel82599_ids
 
-#: Of the first byte of the class code: PCI code and id assignment specification, 1.
-CLASSES = {
-    0x01: "storage controller",
-    0x02: "network controller",
-    0x03: "display controller",
-    0x04: "multimedia device",
-    0x05: "memory controller",
-    0x06: "bridge",
-    0x07: "communication controller",
-    0x08: "system device",
-    0x09: "input device",
-    0x0C: "serial bus controller",
-    0x0D: "wireless controller",
-    0x10: "encryption controller",
-    0x12: "accelerator",
-}
-ETHERNET = 0x0200
 COLUMNS = ("address", "what it is", "driver", "interfaces", "IOMMU", "NUMA")
 
 
 def what_it_is(device: Device) -> str:
     """Return a card's name if we know it, else its class, and its ids."""
     name = intel82599_ids.describe(device.vendor, device.device)
-    if name is None and device.class_code >> 8 == ETHERNET:
-        name = "Ethernet controller"
-    kind = CLASSES.get(device.class_code >> 16, "device")
-    return f"{name or kind} ({device.vendor:04x}:{device.device:04x})"
+    return f"{name or device.kind} ({device.vendor:04x}:{device.device:04x})"
 
 
 def describe(device: Device) -> dict[str, Any]:

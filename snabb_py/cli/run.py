@@ -4,6 +4,7 @@ On a terminal a live table (rich), elsewhere plain lines, with `--json` one JSON
 to the line; the last line is the summary's.
 """
 
+import atexit
 import contextlib
 import json
 import select
@@ -51,6 +52,9 @@ class Ending:
             signal.signal(number, self._end)
         signal.signal(signal.SIGALRM, self._let_go)
         signal.signal(signal.SIGUSR2, lambda _number, _frame: None)
+        # The interpreter takes its handlers away before its last work is done: a timer
+        # that still ran would end the process by SIGALRM.
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,6 +7,7 @@ the extension.
 """
 
 import array
+import contextlib
 import errno
 import mmap
 import os
@@ -137,7 +138,10 @@ class Memory:
 
     @property
     def _remedy(self) -> str:
-        return f"sysctl vm.nr_hugepages={self.size // HUGE_PAGE}"
+        used = 0
+        with contextlib.suppress(OSError, ValueError):
+            used = int(NR_HUGEPAGES.read_text()) - int(FREE_HUGEPAGES.read_text())
+        return f"sysctl vm.nr_hugepages={max(used, 0) + self.size // HUGE_PAGE}"
 
     def close(self) -> None:
         """Unmap, and give back the huge pages that were reserved for it."""

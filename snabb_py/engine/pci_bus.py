@@ -31,6 +31,23 @@ USERSPACE_DRIVERS = (VFIO, "uio_pci_generic", "igb_uio", "pci-stub")
 #: For `bind`: the device is to have no driver.
 NO_DRIVER = "none"
 NETWORK_CLASS = 0x02  #: the first byte of the class code
+#: Of the first byte of the class code: PCI code and id assignment specification, 1.
+CLASSES = {
+    0x01: "storage controller",
+    0x02: "network controller",
+    0x03: "display controller",
+    0x04: "multimedia device",
+    0x05: "memory controller",
+    0x06: "bridge",
+    0x07: "communication controller",
+    0x08: "system device",
+    0x09: "input device",
+    0x0C: "serial bus controller",
+    0x0D: "wireless controller",
+    0x10: "encryption controller",
+    0x12: "accelerator",
+}
+ETHERNET = 0x0200  #: the first two bytes
 
 #: Seconds. A driver that lets go of a card first sends what it has; one that takes it
 #: resets it, which is a matter of seconds when there is an EEPROM to read.
@@ -103,6 +120,13 @@ class Device:
     def is_network(self) -> bool:
         """Whether it is a network controller."""
         return self.class_code >> 16 == NETWORK_CLASS
+
+    @property
+    def kind(self) -> str:
+        """What it is, by its class: "Ethernet controller", "bridge"..."""
+        if self.class_code >> 8 == ETHERNET:
+            return "Ethernet controller"
+        return CLASSES.get(self.class_code >> 16, "device")
 
     @property
     def override(self) -> str:

@@ -218,8 +218,13 @@ class Function(ABC):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the registers were once found missing: the card was pulled out."""
+        """Whether it was pulled out: its registers were once found missing."""
         return self._registers.is_gone
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody removes or unbinds it, and waits until we close it."""
+        return False
 
     def read_config(self, offset: int, size: int) -> int:
         """Return a number of 1, 2 or 4 bytes from the configuration space.
@@ -384,6 +389,20 @@ class SysfsFunction(Function):
     def _config(self) -> tuple[int, int]:
         return self._config_fd, 0
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was pulled out, or the kernel does not know it any more.
+
+        What was removed by sysfs alone still answers and does its work, at addresses
+        that the kernel may give to another device.
+        """
+        if super().is_gone or self._is_closed:
+            return super().is_gone
+        try:
+            return not os.pread(self._config_fd, 2, 0)
+        except OSError:
+            return True
+
     def map(self, iova: int, address: int, size: int) -> None:
         """Do nothing: see `Function.map`."""
 
@@ -401,7 +420,7 @@ class SysfsFunction(Function):
 
     def _make_watchdog(self) -> Watchdog:
         device = self._device
-        writes: list[Write] = [(device.path / "enable", "0")]
+        writes: list[Write] = [reset_write(device), (device.path / "enable", "0")]
         if self._driver is not None:
             writes += give_back_writes(device, self._override)
         return Watchdog(self._config_fd, self._lock.fd, writes)
@@ -415,9 +434,21 @@ class SysfsFunction(Function):
         with contextlib.ExitStack() as stack:
             stack.callback(self._lock.close)
             os.close(self._config_fd)
+            with contextlib.suppress(DeviceError):
+                pci_bus.write(*reset_write(self._device))
             self._disable()
             if self._driver is not None and self._device.path.exists():
                 pci_bus.unbind(self._device, override=self._override)
+
+
+def reset_write(device: Device) -> Write:
+    """Return what resets a device.
+
+    One that was stopped in its work would go on with it as soon as it is bus master
+    again, in memory that is another's by then: ixgbe makes its card master before it
+    resets it.
+    """
+    return (device.path / "reset", "1")
 
 
 def give_back_writes(device: Device, override: str) -> list[Write]:

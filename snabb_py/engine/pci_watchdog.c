@@ -17,6 +17,7 @@ enum {
     COMMAND = 4,
     BUS_MASTER = 1 << 2,
     NKEPT = 4, /* file descriptors of the child */
+    END_TIMEOUT_MS = 5000,
 };
 
 /* ---- in the child: nothing but system calls, since another thread may have held any
@@ -59,6 +60,17 @@ static int is_needed(int pipe_fd, int parent_fd)
     return 1;
 }
 
+/* Wait until the parent has ended, and has all its files closed, of which the pipe may
+ * have been an early one. What VFIO gave it is stopped and reset by the kernel when it is
+ * closed, but only if nobody has the device locked, as an unbind that waits for it does.
+ * After an exec it does not end; its files are closed all the same. */
+static void wait_for_end(int parent_fd)
+{
+    struct pollfd fd = {.fd = parent_fd, .events = POLLIN};
+    if (parent_fd >= 0)
+        poll(&fd, 1, END_TIMEOUT_MS);
+}
+
 static void clear_bus_master(int config)
 {
     uint16_t command;
@@ -91,6 +103,7 @@ static void watch(const struct pci_watchdog *watchdog, int pipe_fd, int parent_f
         return;
     if (watchdog->config >= 0)
         clear_bus_master(watchdog->config);
+    wait_for_end(parent_fd);
     for (uint32_t i = 0; i < watchdog->nwrites; i++)
         write_to(watchdog->writes[i].path, watchdog->writes[i].text);
 }

@@ -2,10 +2,11 @@
  *
  * A device that may write to memory goes on doing so when its driver has been killed,
  * into pages that the kernel gives to others. The watchdog is a child that waits for
- * our end, however it comes, and then clears the device's right to reach memory. Being
- * forked, it holds every shared mapping that we have at that time: packets and rings
- * that were mapped before it was started are given to nobody until it is done. Private
- * memory is copied on write while it lives, as after any fork.
+ * our end, however it comes, and then clears the device's right to reach memory. When
+ * all our files are closed it has the device reset and given back. Being forked, it
+ * holds every shared mapping that we have at that time: packets and rings that were
+ * mapped before it was started are given to nobody until it is done. Private memory is
+ * copied on write while it lives, as after any fork.
  *
  * Source: PCI 3.0 specification, 6.2.2 (command register, bit 2: bus master).
  */

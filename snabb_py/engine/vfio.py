@@ -23,6 +23,7 @@ from snabb_py.engine.pci_function import (
     Lock,
     Registers,
     give_back_writes,
+    reset_write,
 )
 from snabb_py.engine.pci_watchdog import Watchdog
 from snabb_py.errors import DeviceError
@@ -44,7 +45,7 @@ TYPE1_MODULE = "vfio_iommu_type1"
 GROUP_VIABLE = 1 << 0
 BAR0, CONFIG = 0, 7  #: regions
 REGION_MMAP = 1 << 2
-MSIX = 2  #: of interrupts
+MSIX, REQUEST = 2, 4  #: of interrupts; by the second one the kernel wants it back
 IRQ_NONE, IRQ_EVENTFD, IRQ_TRIGGER = 1 << 0, 1 << 2, 1 << 5
 DMA_READ, DMA_WRITE = 1 << 0, 1 << 1
 
@@ -250,6 +251,11 @@ class VfioFunction(Function):
             undo.callback(registers.close)
             super().__init__(device, registers)
             self._has_interrupts = False
+            self._is_wanted = False
+            self._request_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            undo.callback(os.close, self._request_fd)
+            with contextlib.suppress(OSError):  # Linux before 4.0, not a must
+                self._set_irqs(REQUEST, IRQ_EVENTFD, [self._request_fd])
             undo.pop_all()
 
     def _region(self, index: int) -> tuple[int, int, int]:
@@ -262,6 +268,15 @@ class VfioFunction(Function):
     @property
     def _config(self) -> tuple[int, int]:
         return self._fd, self._config_offset
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody takes it away and waits for us: see `Function.is_wanted`."""
+        if self._is_closed:
+            return False
+        with contextlib.suppress(BlockingIOError):
+            self._is_wanted |= os.eventfd_read(self._request_fd) > 0
+        return self._is_wanted
 
     def map(self, iova: int, address: int, size: int) -> None:
         """Map memory in the IOMMU: see `Function.map`."""
@@ -296,18 +311,18 @@ class VfioFunction(Function):
         try:
             if self._has_interrupts:
                 # Vectors cannot be added while there are some, before Linux 6.5.
-                self._set_irqs(IRQ_NONE, ())
+                self._set_irqs(MSIX, IRQ_NONE, ())
                 self._has_interrupts = False
             if fds:
-                self._set_irqs(IRQ_EVENTFD, fds)
+                self._set_irqs(MSIX, IRQ_EVENTFD, fds)
                 self._has_interrupts = True
         except OSError as error:
             raise self._failed(step, error.errno) from None
 
-    def _set_irqs(self, kind: int, fds: Sequence[int]) -> None:
+    def _set_irqs(self, index: int, kind: int, fds: Sequence[int]) -> None:
         data = struct.pack(f"={len(fds)}i", *fds)
         size = IRQ_SET.size + len(data)
-        head = IRQ_SET.pack(size, kind | IRQ_TRIGGER, MSIX, 0, len(fds))
+        head = IRQ_SET.pack(size, kind | IRQ_TRIGGER, index, 0, len(fds))
         fcntl.ioctl(self._fd, DEVICE_SET_IRQS, head + data)
 
     @property
@@ -319,7 +334,9 @@ class VfioFunction(Function):
             return None
         device = self._device
         unbind = (device.bus / "drivers" / VFIO / "unbind", device.address)
-        writes = [unbind, *give_back_writes(device, self._override)]
+        # The kernel resets it when it is closed, unless somebody waits for it by then.
+        writes = [unbind, reset_write(device)]
+        writes += give_back_writes(device, self._override)
         lock = self._lock.fd if self._lock else None
         return Watchdog(None, lock, writes)
 
@@ -330,5 +347,6 @@ class VfioFunction(Function):
             if self._is_lent:
                 self._group.leaving.append((self._device, self._override))
             stack.callback(self._group.release)
+            stack.callback(os.close, self._request_fd)
             # Interrupts go with it.
             os.close(self._fd)

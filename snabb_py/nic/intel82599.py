@@ -150,7 +150,9 @@ class Intel82599(App):
             from snabb_py.nic.intel82599_ids import check_id
 
             device = find(self.card)
-            check_id(device.vendor, device.device)
+            check_id(
+                device.vendor, device.device, address=device.address, kind=device.kind
+            )
             function = claim(self.card, force=self.force)
         return Nic(function, resources.memory, resources.pool, self.card_config)
 

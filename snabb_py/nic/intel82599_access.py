@@ -27,7 +27,11 @@ class Function(Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether its registers were once found missing."""
+        """Whether it was pulled out or removed; it may still answer."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the kernel waits for us to close it."""
 
     def read(self, offset: int) -> int:
         """Read a register of BAR 0."""

@@ -159,7 +159,7 @@ class Nic(Setup):
         self._free_vectors: list[int] = []
         self._link: bool | None = None
         self._opened_at = clock()
-        self._told_of_link = False
+        self._told_of_link = self._told_of_claim = False
         self._next_statistics = 0.0
         self._rings = Memory(2 << 20, huge=function.is_physical)
         try:
@@ -391,7 +391,13 @@ class Nic(Setup):
                 return self.note_loss()
             self.update_statistics()
             lines = [
-                line for line in (self._look_at_link(), self._look_at_hangs()) if line
+                line
+                for line in (
+                    self._look_at_claim(),
+                    self._look_at_link(),
+                    self._look_at_hangs(),
+                )
+                if line
             ]
             return "; ".join(f"{self.name}: {line}" for line in lines) or None
 
@@ -401,7 +407,15 @@ class Nic(Setup):
         for queue in self.queues.values():
             queue.state.is_gone = 1
         self.totals["link-up"] = 0
+        # Removed by sysfs alone it goes on receiving, into memory of ours.
+        self._quiet()
         return f"{self.name}: the card is gone: packets for it are dropped"
+
+    def _look_at_claim(self) -> str | None:
+        if self._told_of_claim or not self.function.is_wanted:
+            return None
+        self._told_of_claim = True
+        return "somebody removes or unbinds the card: that waits until we have ended"
 
     def _look_at_link(self) -> str | None:
         up, was_up = self.is_up, self._link
@@ -461,17 +475,21 @@ class Nic(Setup):
 
     # -- end -------------------------------------------------------------------
 
+    def _quiet(self) -> None:
+        """Stop all that it does, if it still answers."""
+        with contextlib.suppress(DeviceError):
+            self.disable_interrupts()
+            self.stop_accesses()
+            self.reset()
+            self.clear("CTRL_EXT", CTRL_EXT_DRV_LOAD)
+
     def close(self) -> None:
         """Leave the card quiet and give it up."""
         with self.lock:
             for queue in list(self.queues.values()):
                 self._end_queue(queue)
             if not self.is_gone:
-                with contextlib.suppress(DeviceError):
-                    self.disable_interrupts()
-                    self.stop_accesses()
-                    self.reset()
-                    self.clear("CTRL_EXT", CTRL_EXT_DRV_LOAD)
+                self._quiet()
             with contextlib.suppress(DeviceError, OSError):
                 self.function.set_interrupts([])
             self.function.close()

@@ -71,13 +71,24 @@ def is_supported(vendor: int, device: int) -> bool:
     return vendor == INTEL and device in FAMILY
 
 
-def check_id(vendor: int, device: int) -> None:
-    """Raise ConfigError, naming what it is, for a card that is none of the family."""
+def check_id(vendor: int, device: int, *, address: str = "", kind: str = "") -> None:
+    """Refuse a card that is none of the family, by its name.
+
+    Args:
+        vendor: PCI vendor id.
+        device: PCI device id.
+        address: where it is.
+        kind: what it is if we do not know its name, "Ethernet controller".
+
+    Raises:
+        ConfigError: it is none.
+    """
     if is_supported(vendor, device):
         return
     ids = f"{vendor:04x}:{device:04x}"
-    name = describe(vendor, device)
+    name = describe(vendor, device) or kind
     what = f"{name} ({ids})" if name else ids
+    where = f"{address}, {what}" if address else what
     raise ConfigError(
-        f"PCI device {what}: not supported; snabb-py pci list marks what is"
+        f"PCI device {where}: not supported; snabb-py pci list marks what is"
     )

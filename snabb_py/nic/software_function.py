@@ -30,6 +30,7 @@ class SoftwareFunction:
     #: It signals no driver in its own process: to write a mask is no plain store.
     nvectors = 0
     is_gone = False
+    is_wanted = False
     size: int = lib.MODEL_BAR_SIZE
 
     def __init__(self, card: Card, name: str) -> None:

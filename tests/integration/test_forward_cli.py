@@ -14,6 +14,7 @@ import pytest
 
 from snabb_py.engine import control, shm
 from snabb_py.engine.shm import CountersReader
+from tests.hosts import run
 
 SNABB = [sys.executable, "-m", "snabb_py"]
 ENVIRONMENT = {**os.environ, "COLUMNS": "100"}
@@ -134,6 +135,18 @@ def test_a_signal_ends_it_with_the_summary(number: signal.Signals) -> None:
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 0, errors
     assert json.loads(output.splitlines()[-1])["program"] == "forward"
+
+
+def test_nothing_ends_the_exit_after_a_signal() -> None:
+    """It may take longer than the patience with output that is stuck."""
+    program = """
+import atexit, os, signal
+from snabb_py.cli.run import Ending
+atexit.register(lambda: print(signal.getitimer(signal.ITIMER_REAL)))
+with Ending():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    assert run(sys.executable, "-c", program) == "(0.0, 0.0)\n"
 
 
 @pytest.mark.parametrize(

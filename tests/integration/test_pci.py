@@ -6,44 +6,15 @@ the outside, in its configuration space.
 
 import json
 import re
-import shlex
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from snabb_py._native import lib
-from snabb_py.engine.config import Config
-from snabb_py.engine.engine import Engine
-from snabb_py.nic.model82599 import Card, SoftwareCard
 from snabb_py.nic.registers import offset
-from tests.guest import Guest, Job
 from tests.hosts import until
-from tests.served_card import serving
+from tests.machine import BUS_MASTER, PATIENCE, Machine, machine
 
 pytestmark = pytest.mark.need("qemu")
-
-HOME = Path(__file__).parents[2]
-PYTHON = sys.executable
-#: Where the guest has files of its own instead of ours.
-GUESTS_OWN = ("/tmp", "/run", "/dev")  # noqa: S108 - the guest's
-PATIENCE = 60
-COMMAND, BUS_MASTER = 4, 4
-
-#: In the guest: what most programs begin with.
-PROLOGUE = """
-import json, os, struct, sys
-from snabb_py._native import ffi
-from snabb_py.engine import pci
-from snabb_py.engine.memory import Memory
-from snabb_py.errors import SnabbError
-address = sys.argv[1]
-def say(**what):
-    print(json.dumps(what), flush=True)
-"""
 
 #: Has the card and memory for it until it is ended.
 HOLD = """
@@ -64,167 +35,59 @@ finally:
 REGISTERS = "; ".join(f"{n} = {offset(n)}" for n in ("GPIE", "EIMS", "EICR", "EICS"))
 
 
-class Machine:
-    """A guest with a software card, and our own programs in it.
-
-    Attributes:
-        guest, card: these.
-        address: of the card in the guest.
-    """
-
-    def __init__(self, guest: Guest, card: Card) -> None:
-        self.guest, self.card = guest, card
-        self.address = guest.pci_address(0)
-        for home in homes():
-            self.run(
-                f"mkdir -p {home} && mount -t 9p -o ro,trans=virtio,version=9p2000.L,"
-                f"cache=loose,msize=262144 {tag_of(home)} {home}"
-            )
-
-    def run(self, command: str) -> str:
-        """Run a shell command in the guest."""
-        return self.guest.run(command, PATIENCE)
-
-    def snabb(self, *words: str) -> str:
-        """Run snabb-py in the guest."""
-        return self.run(
-            shlex.join(["cd", str(HOME)]) + f"; {SNABB} {shlex.join(words)}"
-        )
-
-    def refused(self, *words: str) -> str:
-        """Run snabb-py in the guest, which must fail; return the one line it says."""
-        done = self.guest.call(f"cd {HOME}; {SNABB} {shlex.join(words)}", PATIENCE)
-        assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
-        return line
-
-    def _command(self, program: str) -> str:
-        words = [PYTHON, "-c", PROLOGUE + program, self.address]
-        return f"cd {HOME}; exec {shlex.join(words)}"
-
-    def python(self, program: str) -> Any:
-        """Run a Python program in the guest; return what it says at last."""
-        return json.loads(self.run(self._command(program)).splitlines()[-1])
-
-    def start(self, program: str) -> tuple[Job, Any]:
-        """Start a Python program in the guest; return what it says first."""
-        job = self.guest.start(self._command(program))
-        until(lambda: "\n" in job.output or not job.is_running, "it speaks", PATIENCE)
-        assert job.output, job.errors
-        return job, json.loads(job.output.splitlines()[0])
-
-    @property
-    def driver(self) -> str:
-        """Who has the card."""
-        link = f"/sys/bus/pci/devices/{self.address}/driver"
-        return self.run(f"basename $(readlink {link} || echo none)").strip()
-
-    @property
-    def command(self) -> int:
-        """The card's command register, as the card has it."""
-        data = self.card.access(lib.MODEL_CONFIG, COMMAND, 2)
-        return int.from_bytes(data, "little")
-
-    def give_to_ixgbe(self) -> str:
-        """Let the kernel's driver have the card, its interface down; return that."""
-        self.run("modprobe ixgbe")
-        if self.driver != "ixgbe":
-            self.snabb("pci", "unbind", self.address)
-        name = self.guest.interface(0, PATIENCE)
-        self.run(f"ip link set {name} down")
-        return name
-
-
-SNABB = f"{PYTHON} -m snabb_py"
-
-
-def homes() -> list[Path]:
-    """Return what of ours the guest does not see by itself."""
-    found: list[Path] = []
-    for path in (HOME, Path(sys.prefix)):
-        is_hidden = any(path.is_relative_to(own) for own in GUESTS_OWN)
-        if is_hidden and not any(path.is_relative_to(home) for home in found):
-            found.append(path)
-    return found
-
-
-def tag_of(home: Path) -> str:
-    return f"home{homes().index(home)}"
-
-
-def shares() -> Iterator[str]:
-    for home in homes():
-        yield "-virtfs"
-        yield (
-            f"local,mount_tag={tag_of(home)},path={home},readonly=on,"
-            "security_model=none,multidevs=remap"
-        )
-
-
-def machine_of(stack: ExitStack, **guest: Any) -> Machine:
-    card = stack.enter_context(Card())
-    (server,) = stack.enter_context(serving(card))
-    engine = stack.enter_context(Engine(huge=False, packets=1024, large_packets=0))
-    config = Config()
-    config.app("card", SoftwareCard, card=card)
-    engine.commit(config)
-    extra = list(shares())
-    return Machine(
-        stack.enter_context(Guest([server.path], extra=extra, **guest)), card
-    )
-
-
 @pytest.fixture(scope="module")
 def vfio() -> Iterator[Machine]:
-    with ExitStack() as stack:
-        yield machine_of(stack, iommu="pt")
+    with machine(iommu="pt") as it:
+        yield it
 
 
 @pytest.fixture(scope="module")
 def sysfs() -> Iterator[Machine]:
-    with ExitStack() as stack:
-        yield machine_of(stack)
+    with machine() as it:
+        yield it
 
 
 # ---- with an IOMMU
 
 
 def test_a_card_is_listed_with_all_that_is_known(vfio: Machine) -> None:
-    name = vfio.give_to_ixgbe()
+    name = vfio.card.give_to_ixgbe()
     lines = vfio.snabb("pci", "list", "--json").splitlines()
-    (card,) = (c for c in map(json.loads, lines) if c["address"] == vfio.address)
+    (card,) = (c for c in map(json.loads, lines) if c["address"] == vfio.card.address)
     assert card["supported"]
     assert card["name"] == "Intel 82599 SFP+ (X520) (8086:10fb)"
     assert card["driver"] == "ixgbe"
     assert card["interfaces"] == {name: "down"}
     assert isinstance(card["iommu_group"], int)
-    line = next(x for x in vfio.snabb("pci", "list").splitlines() if vfio.address in x)
+    line = next(
+        x for x in vfio.snabb("pci", "list").splitlines() if vfio.card.address in x
+    )
     assert line.startswith("* ")
     assert f"{name} down" in line
     assert len(vfio.snabb("pci", "list", "--all").splitlines()) > len(lines)
 
 
 def test_it_is_bound_and_given_back(vfio: Machine) -> None:
-    vfio.give_to_ixgbe()
-    said = vfio.snabb("pci", "bind", vfio.address)
-    assert said == f"{vfio.address}: vfio-pci (before: ixgbe)\n"
-    assert vfio.driver == "vfio-pci"
-    said = vfio.snabb("pci", "unbind", vfio.address)
-    assert said == f"{vfio.address}: ixgbe (before: vfio-pci)\n"
-    assert vfio.driver == "ixgbe"
+    vfio.card.give_to_ixgbe()
+    said = vfio.snabb("pci", "bind", vfio.card.address)
+    assert said == f"{vfio.card.address}: vfio-pci (before: ixgbe)\n"
+    assert vfio.card.driver == "vfio-pci"
+    said = vfio.snabb("pci", "unbind", vfio.card.address)
+    assert said == f"{vfio.card.address}: ixgbe (before: vfio-pci)\n"
+    assert vfio.card.driver == "ixgbe"
 
 
 def test_an_interface_in_use_is_left_alone_without_force(vfio: Machine) -> None:
-    name = vfio.give_to_ixgbe()
-    bind = ("pci", "bind", vfio.address)
+    name = vfio.card.give_to_ixgbe()
+    bind = ("pci", "bind", vfio.card.address)
     vfio.run(f"ip addr add 192.0.2.1/24 dev {name}")
     assert f"its interface {name} has the address 192.0.2.1" in vfio.refused(*bind)
     vfio.run(f"ip addr flush dev {name}; ip link set {name} up")
     line = vfio.refused(*bind)
     assert line == (
-        f"snabb-py: bind {vfio.address} to vfio-pci: Device or resource busy; its "
+        f"snabb-py: bind {vfio.card.address} to vfio-pci: Device or resource busy; its "
         f"interface {name} is up: ip link set {name} down, or: snabb-py pci bind "
-        f"--driver vfio-pci --force {vfio.address}"
+        f"--driver vfio-pci --force {vfio.card.address}"
     )
     vfio.run(
         f"ip addr add 192.0.2.1/24 dev {name}; ip link set {name} up;"
@@ -238,13 +101,13 @@ except SnabbError as error:
     say(error=str(error))
 """)
     assert "carries the default route" in said["error"]
-    assert vfio.driver == "ixgbe"
+    assert vfio.card.driver == "ixgbe"
     vfio.snabb(*bind, "--force")
-    assert vfio.driver == "vfio-pci"
+    assert vfio.card.driver == "vfio-pci"
 
 
 def test_what_vfio_gives(vfio: Machine) -> None:
-    vfio.give_to_ixgbe()
+    vfio.card.give_to_ixgbe()
     said = vfio.python("""
 memory = Memory(2 << 20, huge=False)
 start = int(ffi.cast("uintptr_t", memory.address))
@@ -298,7 +161,7 @@ say(**found, errors=errors, back=pci.find(address).driver)
 
 
 def test_interrupts_count_up_eventfds(vfio: Machine) -> None:
-    vfio.give_to_ixgbe()
+    vfio.card.give_to_ixgbe()
     said = vfio.python(
         """
 import select
@@ -334,7 +197,7 @@ with pci.claim(address) as card:
 
 
 def test_two_programs_do_not_share_a_card(vfio: Machine) -> None:
-    vfio.give_to_ixgbe()
+    vfio.card.give_to_ixgbe()
     job, holder = vfio.start(HOLD)
     claim = """
 try:
@@ -343,18 +206,18 @@ except SnabbError as error:
     say(error=str(error))
 """
     in_use = f"Device or resource busy; in use by process {holder['pid']}"
-    assert vfio.python(claim)["error"] == f"claim {vfio.address}: {in_use}"
-    line = vfio.refused("pci", "unbind", vfio.address)
-    assert line == f"snabb-py: unbind {vfio.address}: {in_use}"
+    assert vfio.python(claim)["error"] == f"claim {vfio.card.address}: {in_use}"
+    line = vfio.refused("pci", "unbind", vfio.card.address)
+    assert line == f"snabb-py: unbind {vfio.card.address}: {in_use}"
     job.end("INT")
-    assert vfio.driver == "ixgbe"
+    assert vfio.card.driver == "ixgbe"
 
 
 # ---- without one
 
 
 def test_what_sysfs_gives(sysfs: Machine) -> None:
-    sysfs.give_to_ixgbe()
+    sysfs.card.give_to_ixgbe()
     said = sysfs.python("""
 enabled = lambda: open(f"/sys/bus/pci/devices/{address}/enable").read().strip()
 found = dict(enabled=[enabled()])
@@ -391,26 +254,26 @@ say(**found, pages=len(set(pages)), back=pci.find(address).driver)
         "back": "ixgbe",
         "enabled": ["1", "1", "1"],
         "pages": 2,
-        "error": f"{sysfs.address}: interrupts: Operation not supported; they need "
-        "VFIO, hence an IOMMU",
+        "error": f"{sysfs.card.address}: interrupts: Operation not supported; "
+        "they need VFIO, hence an IOMMU",
     }
 
 
 def test_without_an_iommu_there_is_no_vfio(sysfs: Machine) -> None:
-    sysfs.give_to_ixgbe()
-    line = sysfs.refused("pci", "bind", sysfs.address)
+    sysfs.card.give_to_ixgbe()
+    line = sysfs.refused("pci", "bind", sysfs.card.address)
     assert "it has no IOMMU group" in line
-    assert sysfs.driver == "ixgbe"
-    said = sysfs.snabb("pci", "bind", sysfs.address, "--driver", "none")
-    assert said == f"{sysfs.address}: no driver (before: ixgbe)\n"
+    assert sysfs.card.driver == "ixgbe"
+    said = sysfs.snabb("pci", "bind", sysfs.card.address, "--driver", "none")
+    assert said == f"{sysfs.card.address}: no driver (before: ixgbe)\n"
     # What had no driver gets none.
     python = "with pci.claim(address) as card: say(status=card.read(8))"
     assert sysfs.python(python)["status"] & 1 << 19
-    assert sysfs.driver == "none"
+    assert sysfs.card.driver == "none"
 
 
 def test_a_card_that_is_taken_out_ends_no_program(sysfs: Machine) -> None:
-    sysfs.give_to_ixgbe()
+    sysfs.card.give_to_ixgbe()
     said = sysfs.python("""
 card = pci.claim(address)
 card.set_master(True)
@@ -423,8 +286,8 @@ with open("/sys/bus/pci/rescan", "w") as file:
     file.write("1")
 say(gone=card.address)
 """)
-    assert said["gone"] == sysfs.address
-    until(lambda: sysfs.driver == "ixgbe", "back again", PATIENCE)
+    assert said["gone"] == sysfs.card.address
+    until(lambda: sysfs.card.driver == "ixgbe", "back again", PATIENCE)
 
 
 # ---- killed
@@ -434,37 +297,37 @@ say(gone=card.address)
 def test_a_killed_program_leaves_the_card_to_the_kernel(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    machine: Machine = request.getfixturevalue(kind)
-    machine.give_to_ixgbe()
-    job, _ = machine.start(HOLD)
-    assert machine.command & BUS_MASTER
+    it: Machine = request.getfixturevalue(kind)
+    it.card.give_to_ixgbe()
+    job, _ = it.start(HOLD)
+    assert it.card.is_master
     job.send_signal("KILL")
-    until(lambda: machine.driver == "ixgbe", "given back", PATIENCE)
+    until(lambda: it.card.driver == "ixgbe", "given back", PATIENCE)
     # It works: nothing has been left of us.
-    name = machine.guest.interface(0, PATIENCE)
+    name = it.guest.interface(0, PATIENCE)
     look = f"ip link show {name} | grep -q LOWER_UP"
-    machine.run(f"ip link set {name} up; until {look}; do sleep 0.05; done")
-    assert "snabb-watchdog" not in machine.run("cat /proc/[0-9]*/comm")
+    it.run(f"ip link set {name} up; until {look}; do sleep 0.05; done")
+    assert "snabb-watchdog" not in it.run("cat /proc/[0-9]*/comm")
 
 
 def test_a_card_is_at_rest_before_anything_else(sysfs: Machine) -> None:
     """One that had no driver shows it: nobody touches it after the watchdog."""
-    sysfs.give_to_ixgbe()
-    sysfs.snabb("pci", "bind", sysfs.address, "--driver", "none")
+    sysfs.card.give_to_ixgbe()
+    sysfs.snabb("pci", "bind", sysfs.card.address, "--driver", "none")
     job, _ = sysfs.start(HOLD)
-    assert sysfs.command & BUS_MASTER
+    assert sysfs.card.is_master
     job.send_signal("KILL")
-    until(lambda: not sysfs.command & BUS_MASTER, "at rest")
-    assert sysfs.driver == "none"
+    until(lambda: not sysfs.card.is_master, "at rest")
+    assert sysfs.card.driver == "none"
     # The lock has gone, too.
     python = "with pci.claim(address) as card: say(status=card.read(8))"
     assert sysfs.python(python)["status"] & 1 << 19
 
 
 def test_a_claim_waits_for_the_watchdog_of_one_that_was_killed(sysfs: Machine) -> None:
-    sysfs.give_to_ixgbe()
+    sysfs.card.give_to_ixgbe()
     job, _ = sysfs.start(HOLD)
     job.send_signal("KILL")
     python = "with pci.claim(address, force=True) as card: say(status=card.read(8))"
     assert sysfs.python(python)["status"] & 1 << 19
-    assert sysfs.driver == "ixgbe"
+    assert sysfs.card.driver == "ixgbe"

@@ -55,6 +55,7 @@ class Kernel:
             "numa_node": "-1",
             "resource": resource,
             "enable": "0",
+            "reset": "",
             "modalias": "pci:none",
         }
         for name, text in (defaults | files).items():
@@ -336,6 +337,7 @@ def test_a_claimed_card_is_reached_and_given_back(kernel: Kernel) -> None:
     assert command() == 0x0403
     assert (path / "resource0").read_bytes()[0x10:0x14] == bytes.fromhex("efbeadde")
     assert (path / "enable").read_text() == "0"
+    assert (path / "reset").read_text() == "1"
     assert kernel.driver(CARD) == "ixgbe"
     with pytest.raises(IndexError):
         card.read(8)
@@ -389,6 +391,13 @@ def test_a_card_whose_memory_goes_ends_nothing(kernel: Kernel) -> None:
         card.write(8, 1)
 
 
+def test_a_card_that_the_kernel_has_forgotten_is_gone(kernel: Kernel) -> None:
+    path = kernel.add(CARD)
+    with pci.claim(CARD) as card:
+        os.truncate(path / "config", 0)
+        assert card.is_gone
+
+
 @pytest.mark.parametrize("name", ["enable", "resource", "config"])
 def test_a_failed_claim_gives_the_card_back(kernel: Kernel, name: str) -> None:
     path = kernel.add(CARD, "ixgbe")
@@ -422,7 +431,9 @@ def test_the_family_is_known() -> None:
 @pytest.mark.parametrize(
     ("vendor", "device", "what"),
     [
+        (0x8086, 0x10C6, r"Intel 82598 \(8086:10c6\)"),
         (0x8086, 0x1528, r"Intel X540 \(8086:1528\)"),
+        (0x8086, 0x1563, r"Intel X550 \(8086:1563\)"),
         (0x8086, 0x10ED, r"virtual function of an Intel 82599 \(8086:10ed\)"),
         (0x15B3, 0x10FB, "15b3:10fb"),
     ],
