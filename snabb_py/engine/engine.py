@@ -289,7 +289,12 @@ class Engine:
                 app.counters = row.pointer
             app.worker = self._workers[spec.worker or 0].worker
         if old is not None and name in actions.reconfigure:
-            instance.adopt(old.instance)
+            try:
+                instance.adopt(old.instance)
+            except BaseException:
+                instance.close()
+                lease.release()
+                raise
         running = RunningApp(
             name, spec, instance, instance.ops, instance.state, app, row, lease
         )
