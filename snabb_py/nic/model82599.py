@@ -90,6 +90,8 @@ class Card:
         device_id: PCI device ID.
         sfp: a 10GBASE-SR module is in its cage.
         paced: its wire carries 10 Gb/s; else as much as it is given.
+        bursts: plain frames take a short way together; without, each goes the long
+            way by itself, with the same effect.
 
     Raises:
         DeviceError: there is no memory for it.
@@ -102,6 +104,7 @@ class Card:
         device_id: int = DEVICE_SFP,
         sfp: bool = True,
         paced: bool = True,
+        bursts: bool = True,
     ) -> None:
         self.mac = MAC_PREFIX + b"\x01" if mac is None else mac
         config, config_mask = config_space(device_id=device_id, mac=self.mac)
@@ -117,7 +120,8 @@ class Card:
             "sfp": ffi.NULL if module is None else ffi.new("uint8_t[]", module),
         }
         identity = ffi.new(
-            "struct model_identity *", {**keep, "mac": self.mac, "unpaced": not paced}
+            "struct model_identity *",
+            {**keep, "mac": self.mac, "unpaced": not paced, "one_by_one": not bursts},
         )
         self.card: Any = lib.model_new(identity)
         if not self.card:

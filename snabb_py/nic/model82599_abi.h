@@ -94,7 +94,8 @@ struct model_identity {
     const uint16_t *eeprom; /* MODEL_EEPROM_WORDS, in host order */
     const uint8_t *sfp;     /* MODEL_SFP_SIZE bytes at I2C address 0xa0; NULL: no module */
     uint8_t mac[6];
-    uint16_t unpaced; /* the wire takes frames as fast as they come, not at 10 Gb/s */
+    uint8_t unpaced; /* the wire takes frames as fast as they come, not at 10 Gb/s */
+    uint8_t one_by_one; /* no bursts: each frame goes the long way, for comparison */
 };
 
 /* NULL: out of memory or file descriptors. */
