@@ -173,7 +173,8 @@ static void write_txdctl(struct model_card *card, uint32_t offset, uint32_t valu
     set_bit(card->tx_enabled, queue, on);
 }
 
-/* Returns true when the register is a queue's and needs more than to be remembered. */
+/* Returns true when the register is a queue's and needs more than to be remembered. What
+ * was learnt of a queue is forgotten, unless it is a doorbell. */
 static bool write_queue(struct model_card *card, uint32_t offset, uint32_t value)
 {
     uint32_t within = offset % 0x40;
@@ -182,7 +183,8 @@ static bool write_queue(struct model_card *card, uint32_t offset, uint32_t value
             write_rxdctl(card, offset, value);
             return true;
         }
-        card->rx[rx_queue_of(offset)].known = false;
+        if (within != REG_RDT % 0x40)
+            card->rx[rx_queue_of(offset)].known = false;
         /* The head is the card's while it runs. */
         return within == REG_RDH % 0x40 && has_bit(card->rx_enabled, rx_queue_of(offset));
     }
@@ -191,7 +193,8 @@ static bool write_queue(struct model_card *card, uint32_t offset, uint32_t value
             write_txdctl(card, offset, value);
             return true;
         }
-        card->tx[(offset - REG_TDBAL) / 0x40].mapping = 0;
+        if (within != REG_TDT % 0x40)
+            card->tx[(offset - REG_TDBAL) / 0x40].mapping = 0;
         return within == REG_TDH % 0x40 &&
                has_bit(card->tx_enabled, (offset - REG_TDH) / 0x40);
     }
