@@ -170,7 +170,23 @@ def hops(*, n: int, cpu: int | None, as_json: bool, hops: int) -> None:
     metavar="BYTES",
     help="Of each frame, with FCS.",
 )
-def card(*, n: int, cpu: int | None, as_json: bool, transmit: bool, size: int) -> None:
+@click.option(
+    "--queues",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="That it receives on; RSS spreads 64 flows over them.",
+)
+def card(  # noqa: PLR0913 - one argument an option
+    *,
+    n: int,
+    cpu: int | None,
+    as_json: bool,
+    transmit: bool,
+    size: int,
+    queues: int,
+) -> None:
     """Run a software 82599 without a driver: Generator -> card, or card -> Checker.
 
     Each descriptor is given back at once, and the wire is not held to 10 Gb/s.
@@ -179,7 +195,9 @@ def card(*, n: int, cpu: int | None, as_json: bool, transmit: bool, size: int) -
     from snabb_py.nic.idle_host import IdleHost
     from snabb_py.nic.model82599 import Card, SoftwareCard
 
-    frames = udp_frames(size)
+    if transmit and queues > 1:
+        raise click.UsageError("--queues is about what it receives")
+    frames = udp_frames(size, flows=1 if queues == 1 else 64)
     software_card = Card(paced=False)
     config = Config()
     config.app("card", SoftwareCard, card=software_card)
@@ -189,7 +207,7 @@ def card(*, n: int, cpu: int | None, as_json: bool, transmit: bool, size: int) -
         config.app("checker", Checker)
         config.link("card.tx -> checker.rx")
     else:
-        config.app("host", IdleHost, card=software_card)
+        config.app("host", IdleHost, card=software_card, queues=queues)
         config.app("generator", Generator, frames=frames)
         config.link("generator.tx -> card.rx")
     source = "card" if transmit else "generator"
@@ -204,6 +222,7 @@ def card(*, n: int, cpu: int | None, as_json: bool, transmit: bool, size: int) -
         as_json=as_json,
         direction="transmit" if transmit else "receive",
         size=size,
+        queues=queues,
         ns_per_packet=round(seconds / packets * 1e9, 2),
         lost=lost,
     )

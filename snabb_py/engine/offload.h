@@ -36,6 +36,19 @@ static inline uint64_t checksum_add_small(uint64_t sum, const uint8_t *data, uin
     return n & 1 ? sum + data[0] : sum;
 }
 
+/* A word's part of a sum; up to 2^31 words fit. */
+static inline uint64_t checksum_word(uint64_t word)
+{
+    return (word & 0xffffffff) + (word >> 32);
+}
+
+/* The one's complement sum is "minus zero", as that of whatever holds its own checksum.
+ * A multiplication and a comparison, where checksum_fold() has a chain of additions. */
+static inline bool checksum_is_right(uint64_t sum)
+{
+    return sum % 0xffff == 0 && sum != 0;
+}
+
 /* The 16-bit one's complement sum. */
 static inline uint16_t checksum_fold(uint64_t sum)
 {

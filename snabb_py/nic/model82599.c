@@ -173,7 +173,8 @@ static void write_txdctl(struct model_card *card, uint32_t offset, uint32_t valu
     set_bit(card->tx_enabled, queue, on);
 }
 
-/* Returns true when the register is a queue's and needs more than to be remembered. */
+/* Returns true when the register is a queue's and needs more than to be remembered. What
+ * was learnt of a queue is forgotten, unless it is a doorbell. */
 static bool write_queue(struct model_card *card, uint32_t offset, uint32_t value)
 {
     uint32_t within = offset % 0x40;
@@ -182,7 +183,8 @@ static bool write_queue(struct model_card *card, uint32_t offset, uint32_t value
             write_rxdctl(card, offset, value);
             return true;
         }
-        card->rx[rx_queue_of(offset)].known = false;
+        if (within != REG_RDT % 0x40)
+            card->rx[rx_queue_of(offset)].known = false;
         /* The head is the card's while it runs. */
         return within == REG_RDH % 0x40 && has_bit(card->rx_enabled, rx_queue_of(offset));
     }
@@ -191,6 +193,8 @@ static bool write_queue(struct model_card *card, uint32_t offset, uint32_t value
             write_txdctl(card, offset, value);
             return true;
         }
+        if (within != REG_TDT % 0x40)
+            card->tx[(offset - REG_TDBAL) / 0x40].mapping = 0;
         return within == REG_TDH % 0x40 &&
                has_bit(card->tx_enabled, (offset - REG_TDH) / 0x40);
     }
@@ -589,7 +593,8 @@ struct model_card *model_new(const struct model_identity *identity)
     memset(card->interrupt_fd, -1, sizeof(card->interrupt_fd));
     card->unpaced = identity->unpaced;
     card->waits = identity->waits;
-    card->recent[0] = card->recent[1] = UINT32_MAX;
+    card->one_by_one = identity->one_by_one;
+    card->mapping = 1;
     card->plugged = card->was_up = true;
     phy_init(&card->phy, identity->eeprom, identity->sfp);
     reset_registers(card, true);
@@ -617,6 +622,7 @@ void model_free(struct model_card *card)
 /* Begin a step: time has passed. */
 static void begin_step(struct model_card *card, struct app *app)
 {
+    card->step++;
     card->armed = 0; /* the timer is not read: the next one set clears it */
     card->now = app->worker->now > card->now ? app->worker->now : card->now;
     if (unlikely(card->fifo_flush)) {
@@ -689,6 +695,7 @@ static void arrive(struct model_card *card, struct freelist *freelist,
 static uint32_t model_push(struct app *app)
 {
     struct model_card *card = app->state;
+    struct freelist *freelist = app->worker->freelist;
     struct link *in = app->input[0];
     uint32_t n = in ? link_readable(in) : 0;
     if (n == 0 || (card->waits && fifo_waiting(card)))
@@ -698,10 +705,12 @@ static uint32_t model_push(struct app *app)
     n = link_receive_burst(in, burst, n);
     model_lock(card);
     begin_step(card, app);
-    for (uint32_t i = 0; i < n; i++) {
-        if (i + 4 < n)
-            __builtin_prefetch(burst[i + 4]->data);
-        arrive(card, app->worker->freelist, burst[i], &received);
+    bool plain = receive_is_plain(card) && !card->one_by_one;
+    for (uint32_t i = 0; i < n;) {
+        if (likely(plain && !fifo_waiting(card)))
+            i += burst_receive(card, freelist, &burst[i], n - i, &received);
+        if (unlikely(i < n))
+            arrive(card, freelist, burst[i++], &received);
     }
     receive_count(card, &received);
     receive_settle(card);

@@ -7,6 +7,7 @@
  *     model_signal.c      the eventfds that messages are
  *     model_receive.c     filters, pools, RSS, FIFO, receive descriptors
  *     model_transmit.c    transmit descriptors, offloads, local switch, pacing
+ *     model_burst.c       bursts of plain frames, received and sent: the short way
  *
  * Sections are those of the 82599 data sheet (331520). Whoever calls a function that
  * takes a card has its lock, unless it says otherwise.
@@ -23,12 +24,14 @@
 
 enum {
     MODEL_NREGISTERS = MODEL_BAR_SIZE / 4,
+    MODEL_BURST = 64,            /* frames that take the short way at once */
     MODEL_FILTER_CACHE = 64,     /* entries; destinations that are met again and again */
     MODEL_FIFO_ENTRIES = 8192,   /* 512 KiB of the smallest frames */
     MODEL_SCRATCH = 320 * 1024,  /* PAYLEN has 18 bits; headers and a bit more */
     MODEL_MIN_FRAME = 60,        /* without FCS: what the wire is padded to */
     MODEL_FCS = 4,
     MODEL_GAP = 20,              /* preamble and gap, bytes on the wire beside a frame */
+    MODEL_MAC_CONTROL = 0x8808,  /* EtherType */
     /* The wire's time is in bits at 10 Gb/s: an uint64_t lasts for 58 years so, and for
      * 213 days of uptime in picoseconds. */
     MODEL_BITS_PER_NS = 10
@@ -55,9 +58,22 @@ struct model_region {
     uint32_t flags;
 };
 
+/* Where the last access went: what the next one is tried with. */
+struct model_window {
+    uint64_t iova;
+    uint64_t size; /* 0: nothing */
+    uint8_t *address;
+};
+
+/* A descriptor in the host's memory. */
+struct model_descriptor {
+    uint64_t low;
+    uint64_t high;
+};
+
 /* What the registers of a queue say, read once and again after they were written. */
 struct model_rx_queue {
-    uint32_t head;
+    uint32_t head; /* RDH says so at the end of a step */
     uint32_t n; /* descriptors */
     uint64_t ring;
     uint32_t size; /* bytes of a buffer; 0: of a kind that is not modelled */
@@ -70,6 +86,11 @@ struct model_rx_queue {
     uint32_t bad_tail; /* + 1; counted once */
     uint32_t packets;  /* written in this step, not counted yet */
     uint64_t bytes;
+    /* For bursts; looked at anew in each step, and after the long way was taken. */
+    uint64_t step;
+    uint64_t mapping; /* that ring_memory is of */
+    struct model_descriptor *ring_memory; /* NULL: not in one piece */
+    uint32_t limit; /* head may go up to here */
 };
 
 struct model_tx_context {
@@ -86,6 +107,8 @@ struct model_tx_queue {
     uint32_t weight;   /* RTTDT1C */
     uint64_t next;     /* bits; not before, by its rate limiter */
     struct model_tx_context contexts[2];
+    uint64_t mapping; /* that ring_memory is of; 0: look again */
+    struct model_descriptor *ring_memory; /* NULL: not in one piece */
 };
 
 /* A frame that waits for descriptors. */
@@ -98,6 +121,7 @@ struct model_fifo_entry {
 struct model_filter_entry {
     uint64_t key;
     uint64_t pools;
+    uint64_t status; /* PIF, where a descriptor says so */
 };
 
 /* Frames by size, as PRC64.. and PTC64.. count them. */
@@ -125,6 +149,7 @@ struct model_card {
 
     uint64_t now;  /* ns, time of this step; 0: there was none */
     uint64_t last; /* ns, time of the pull before: what is sent now may have begun then */
+    uint64_t step; /* from 1 */
     uint64_t born; /* ns; FRTIMER */
     uint64_t counters[MODEL_NCOUNTERS];
 
@@ -132,7 +157,8 @@ struct model_card {
     struct model_region *regions; /* by iova */
     uint32_t nregions;
     uint32_t region_room;
-    uint32_t recent[2]; /* index of the region last read and written */
+    uint64_t mapping; /* counts changes of the regions; from 1 */
+    struct model_window windows[2]; /* last read, last written */
 
     /* queues */
     uint64_t rx_enabled[2];
@@ -180,6 +206,7 @@ struct model_card {
 
     bool unpaced;
     bool waits;
+    bool one_by_one;
     bool plugged;
     bool was_up;
     bool negotiated; /* AUTOC.AN_RESTART since the reset */
@@ -266,6 +293,12 @@ static inline bool ring_is_sound(struct model_card *card, uint32_t head, uint32_
     return false;
 }
 
+/* How long a frame without FCS keeps the wire busy. */
+static inline uint64_t model_wire_bits(uint32_t length)
+{
+    return (uint64_t)(length + MODEL_FCS + MODEL_GAP) * 8;
+}
+
 /* The wire's minimum is 64 bytes with the FCS: a shorter frame is filled up. */
 static inline void fill_up(struct packet *packet)
 {
@@ -333,15 +366,29 @@ uint8_t *dma_find(struct model_card *card, uint64_t iova, uint32_t flags, uint64
 static inline uint8_t *dma_at(struct model_card *card, uint64_t iova, uint32_t flags,
                               uint64_t *room)
 {
-    uint32_t recent = card->recent[flags == MODEL_DMA_WRITE];
-    if (likely(recent < card->nregions)) {
-        const struct model_region *region = &card->regions[recent];
-        if (likely(iova >= region->iova && iova <= region->last)) {
-            *room = region->last - iova + 1;
-            return region->address + (iova - region->iova);
-        }
+    const struct model_window *window = &card->windows[flags == MODEL_DMA_WRITE];
+    uint64_t offset = iova - window->iova;
+    if (likely(offset < window->size)) {
+        *room = window->size - offset;
+        return window->address + offset;
     }
     return dma_find(card, iova, flags, room);
+}
+
+/* The same for all of n bytes, n >= 1, which may be accessed in each of these ways; NULL:
+ * they do not lie in one piece, or not so. Nothing is counted. */
+uint8_t *dma_piece(struct model_card *card, uint64_t iova, uint64_t n, uint32_t flags);
+
+/* The same one way, with a window that the caller keeps at hand. */
+static inline uint8_t *dma_through(struct model_card *card, struct model_window *window,
+                                   uint64_t iova, uint32_t n, uint32_t flags)
+{
+    uint64_t offset = iova - window->iova;
+    if (likely(offset < window->size && window->size - offset >= n))
+        return window->address + offset;
+    uint8_t *at = dma_piece(card, iova, n, flags);
+    *window = card->windows[flags == MODEL_DMA_WRITE];
+    return at;
 }
 
 bool dma_read_slow(struct model_card *card, void *to, uint64_t iova, uint32_t n);
@@ -396,6 +443,38 @@ void signal_send(struct model_signal *signal, int fd);
 
 /* ---- model_receive.c ----------------------------------------------------- */
 
+/* A plain frame ends in the queue of its facts, as it is, if filters let it pass. */
+bool receive_is_plain(const struct model_card *card);
+/* Bytes of the longest frame without a tag, without FCS. */
+uint32_t receive_longest(const struct model_card *card);
+void receive_ask_filters(struct model_card *card, struct model_filter_entry *entry,
+                         uint64_t key, const uint8_t *frame, int32_t vlan);
+
+/* What the filters say of a frame to this address with this tag (-1: none). A cache in
+ * front: the same few destinations come again and again, and 128 filters are a long
+ * way. */
+static inline const struct model_filter_entry *receive_filter(struct model_card *card,
+                                                              const uint8_t *frame,
+                                                              int32_t vlan)
+{
+    uint64_t address; /* 6 bytes of it; the frame has 14 at least */
+    memcpy(&address, frame, sizeof(address));
+    /* the tag without its priority, which no filter looks at */
+    uint64_t tag = vlan < 0 ? 0 : ((uint64_t)vlan & 0x1fff) | 0x2000;
+    uint64_t key = (address & 0xffffffffffff) | tag << 48 | 1ull << 63;
+    struct model_filter_entry *entry =
+        &card->filter_cache[key * 0x9e3779b97f4a7c15ull >> 58];
+    if (unlikely(entry->key != key))
+        receive_ask_filters(card, entry, key, frame, vlan);
+    return entry;
+}
+
+/* Read what the registers say of a queue. */
+void receive_learn(const struct model_card *card, uint32_t queue,
+                   struct model_rx_queue *rx);
+/* Descriptors that the card may use; 0 as well when the ring is none. */
+uint32_t receive_available(struct model_card *card, uint32_t queue,
+                           struct model_rx_queue *rx);
 /* A frame has come from the wire; the packet is the model's then. */
 void receive_frame(struct model_card *card, struct freelist *freelist,
                    struct packet *packet, struct model_tally *received);
@@ -417,7 +496,7 @@ uint64_t receive_mirrors(const struct model_card *card, uint64_t pools, int32_t 
 /* Write waiting frames to queues that have descriptors again. Returns how many went. */
 uint32_t receive_waiting(struct model_card *card, struct freelist *freelist);
 void receive_count(struct model_card *card, const struct model_tally *tally);
-/* Count what was written to the queues in rx_causes. */
+/* Say how far the queues in rx_causes have come, and count what was written to them. */
 void receive_settle(struct model_card *card);
 void receive_flush(struct model_card *card, struct freelist *freelist);
 /* The pools that a frame to this address and with this tag (-1: none) goes to; without
@@ -442,11 +521,55 @@ static inline uint32_t fifo_waiting(const struct model_card *card)
 
 /* ---- model_transmit.c ---------------------------------------------------- */
 
+enum { /* of a transmit descriptor's second word (7.2.3.2) */
+    TX_EOP = 1 << 24,
+    TX_IC = 1 << 26, /* legacy */
+    TX_RS = 1 << 27,
+    TX_DEXT = 1 << 29,
+    TX_VLE = 1 << 30,
+    TX_TSE = 1u << 31,
+    TX_CONTEXT = 2, /* DTYP */
+    TX_DATA = 3,
+    TX_DD = 1
+};
+
+/* The descriptor is all of a frame to which nothing is to be done. */
+static inline bool tx_is_plain(uint64_t high)
+{
+    const uint64_t checksums = 3ull << 40, type = 0xf << 20;
+    return (high & (TX_EOP | TX_DEXT | TX_VLE | TX_TSE | checksums | type)) ==
+           (TX_EOP | TX_DEXT | TX_DATA << 20);
+}
+
 /* Send what the queues hold and the wire takes. Returns how many descriptors. */
 uint32_t transmit_step(struct model_card *card, struct freelist *freelist,
                        struct link *out, struct model_tally *sent);
 void transmit_count(struct model_card *card, const struct model_tally *tally);
 /* When there is something to send, ns: now, later, or UINT64_MAX. */
 uint64_t transmit_next(const struct model_card *card);
+/* A plain frame of this queue leaves on the wire as it is. */
+bool transmit_is_plain(const struct model_card *card, uint32_t queue,
+                       const struct link *out);
+/* Count frames of a queue. */
+void transmit_settle(struct model_card *card, uint32_t queue, uint32_t packets,
+                     uint64_t bytes);
+/* Bytes that frames are filled up to. */
+uint32_t transmit_least(const struct model_card *card);
+uint64_t transmit_ring(const struct model_card *card, uint32_t queue);
+/* A descriptor is done with. */
+void transmit_complete(struct model_card *card, uint32_t queue, uint64_t address,
+                       uint64_t high, uint32_t next);
+
+/* ---- model_burst.c ------------------------------------------------------- */
+
+/* Receive the first of n frames, as far as they are plain and find descriptors; they
+ * are the model's then. Returns how many; the next one must take the long way. */
+uint32_t burst_receive(struct model_card *card, struct freelist *freelist,
+                       struct packet **packets, uint32_t n, struct model_tally *received);
+/* Send plain frames of a queue whose ring of n descriptors is sound, `most` at most and
+ * as many as the wire takes now. Returns how many. */
+uint32_t burst_transmit(struct model_card *card, struct link *out, uint32_t queue,
+                        uint32_t n, uint32_t tail, uint32_t most,
+                        struct model_tally *sent);
 
 #endif

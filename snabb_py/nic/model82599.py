@@ -92,6 +92,8 @@ class Card:
         paced: its wire carries 10 Gb/s; else as much as it is given.
         waits: frames wait on the wire while the packet buffer holds any: none is missed
             because the driver is slow. A real wire does not wait.
+        bursts: plain frames take a short way together; without, each goes the long
+            way by itself, with the same effect.
         name: what messages call it.
 
     Raises:
@@ -106,6 +108,7 @@ class Card:
         sfp: bool = True,
         paced: bool = True,
         waits: bool = False,
+        bursts: bool = True,
         name: str = "sim",
     ) -> None:
         self.name = name
@@ -124,7 +127,13 @@ class Card:
         }
         identity = ffi.new(
             "struct model_identity *",
-            {**keep, "mac": self.mac, "unpaced": not paced, "waits": waits},
+            {
+                **keep,
+                "mac": self.mac,
+                "unpaced": not paced,
+                "waits": waits,
+                "one_by_one": not bursts,
+            },
         )
         self.card: Any = lib.model_new(identity)
         if not self.card:

@@ -96,6 +96,7 @@ struct model_identity {
     uint8_t mac[6];
     uint8_t unpaced; /* the wire takes frames as fast as they come, not at 10 Gb/s */
     uint8_t waits;   /* frames wait on the wire while the packet buffer holds any */
+    uint8_t one_by_one; /* no bursts: each frame goes the long way, for comparison */
 };
 
 /* NULL: out of memory or file descriptors. */

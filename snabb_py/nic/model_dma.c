@@ -30,12 +30,38 @@ static uint32_t find_region(const struct model_card *card, uint64_t iova)
     return low;
 }
 
+/* A region that has all addresses has no size; it is found anew each time. */
+static void open_window(struct model_card *card, const struct model_region *region,
+                        uint32_t flags)
+{
+    card->windows[flags == MODEL_DMA_WRITE] = (struct model_window){
+        region->iova, region->last - region->iova + 1, region->address};
+}
+
+static void close_windows(struct model_card *card)
+{
+    memset(card->windows, 0, sizeof(card->windows));
+    card->mapping++;
+}
+
+uint8_t *dma_piece(struct model_card *card, uint64_t iova, uint64_t n, uint32_t flags)
+{
+    uint32_t at = find_region(card, iova);
+    const struct model_region *region = &card->regions[at];
+    if (at == card->nregions || iova < region->iova || region->last - iova < n - 1 ||
+        (region->flags & flags) != flags)
+        return NULL;
+    if (flags == MODEL_DMA_READ || flags == MODEL_DMA_WRITE)
+        open_window(card, region, flags);
+    return region->address + (iova - region->iova);
+}
+
 uint8_t *dma_find(struct model_card *card, uint64_t iova, uint32_t flags, uint64_t *room)
 {
     uint32_t at = find_region(card, iova);
     const struct model_region *region = &card->regions[at];
     if (at < card->nregions && iova >= region->iova && region->flags & flags) {
-        card->recent[flags == MODEL_DMA_WRITE] = at;
+        open_window(card, region, flags);
         *room = region->last - iova + 1;
         return region->address + (iova - region->iova);
     }
@@ -110,8 +136,7 @@ static int insert_region(struct model_card *card, const struct model_region *reg
             (card->nregions - at) * sizeof(*card->regions));
     card->regions[at] = *region;
     card->nregions++;
-    /* Which way each may be accessed is only looked at when it is found anew. */
-    card->recent[0] = card->recent[1] = UINT32_MAX;
+    close_windows(card);
     return 0;
 }
 
@@ -138,7 +163,7 @@ static void remove_regions(struct model_card *card, uint32_t first, uint32_t end
         memmove(&card->regions[first], &card->regions[end],
                 (card->nregions - end) * sizeof(*card->regions));
     card->nregions -= n;
-    card->recent[0] = card->recent[1] = UINT32_MAX;
+    close_windows(card);
     model_unlock(card);
     for (uint32_t i = 0; gone && i < n; i++)
         release_region(&gone[i]);

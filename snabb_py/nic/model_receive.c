@@ -8,12 +8,14 @@
 #include "snabb_py/engine/offload.h"
 #include "snabb_py/engine/wire.h"
 #include "snabb_py/nic/model82599.h"
+#include "snabb_py/nic/model_facts.h"
 
 enum {
     RXCTRL_RXEN = 1 << 0,
     SECRXCTRL_RX_DIS = 1 << 1,
     HLREG0_RXCRCSTRP = 1 << 1,
     HLREG0_JUMBOEN = 1 << 2,
+    HLREG0_LPBK = 1 << 15,
     FCTRL_SBP = 1 << 1,
     FCTRL_MPE = 1 << 8,
     FCTRL_UPE = 1 << 9,
@@ -34,18 +36,6 @@ enum {
     VMOLR_BAM = 1 << 27,
     VMOLR_MPE = 1 << 28,
     VLVF_ENABLE = 1u << 31,
-    MRQC_MODE = 0xf,
-    MRQC_RSS = 1,
-    MRQC_VMDQ = 8,
-    MRQC_VMDQ_RSS32 = 0xa,
-    MRQC_VMDQ_RSS64 = 0xb,
-    MRQC_TCP4 = 1 << 16,
-    MRQC_IP4 = 1 << 17,
-    MRQC_IP6 = 1 << 20,
-    MRQC_TCP6 = 1 << 21,
-    MRQC_UDP4 = 1 << 22,
-    MRQC_UDP6 = 1 << 23,
-    RXCSUM_PCSD = 1 << 13,
     SRRCTL_DROP = 1 << 28,
     RXDCTL_VME = 1 << 30,
     MFLCN_PMCF = 1 << 0,
@@ -55,42 +45,8 @@ enum {
     FC_ENABLE = 1u << 31,
     FC_LEVEL = 0x7ffe0,
     EICR_RX_MISS = 1 << 17,
-    MAC_CONTROL = 0x8808,
-    QUANTUM_BITS = 512
-};
-
-enum { /* advanced write-back, second word (7.1.6.2) */
-    STATUS_DD = 1 << 0,
-    STATUS_EOP = 1 << 1,
-    STATUS_VP = 1 << 3,
-    STATUS_UDPCS = 1 << 4,
-    STATUS_L4I = 1 << 5,
-    STATUS_IPCS = 1 << 6,
-    STATUS_PIF = 1 << 7,
-    STATUS_LB = 1 << 18,
-    ERROR_L4 = 1 << 30,
-    ERROR_IP = 1u << 31
-};
-
-enum { /* packet type, first word */
-    TYPE_IPV4 = 1 << 4,
-    TYPE_IPV4_OPTIONS = 1 << 5,
-    TYPE_IPV6 = 1 << 6,
-    TYPE_IPV6_EXTENSIONS = 1 << 7,
-    TYPE_TCP = 1 << 8,
-    TYPE_UDP = 1 << 9,
-    TYPE_SCTP = 1 << 10,
+    QUANTUM_BITS = 512,
     PROTOCOL_SCTP = 132
-};
-
-/* What the parser found, in the places of a write-back. */
-struct facts {
-    uint32_t type;
-    uint32_t status;
-    uint32_t hash;
-    uint32_t rss_type; /* 0: no hash */
-    uint32_t nwrong;   /* checksums */
-    int32_t vlan;      /* tag, -1: none */
 };
 
 /* ---- filters ------------------------------------------------------------- */
@@ -245,26 +201,31 @@ static bool is_accepted(const struct model_card *card, const uint8_t *address)
                                  hash_match(card, REG_MTA, address));
 }
 
-/* A cache in front: the same few destinations come again and again, and 128 filters
- * are a long way. */
-uint64_t receive_pools(struct model_card *card, const uint8_t *frame, int32_t vlan)
+/* No filter is the frame's own: a bit of a hash table let it in (PIF, 7.1.6.2). */
+static bool is_inexact(const struct model_card *card, const uint8_t *address)
 {
-    uint32_t low;
-    uint16_t high;
-    memcpy(&low, frame, 4);
-    memcpy(&high, frame + 4, 2);
-    /* the tag without its priority, which no filter looks at */
-    uint64_t tag = vlan < 0 ? 0 : ((uint64_t)vlan & 0x1fff) | 0x2000;
-    uint64_t key = low | (uint64_t)high << 32 | tag << 48 | 1ull << 63;
-    struct model_filter_entry *entry =
-        &card->filter_cache[key * 0x9e3779b97f4a7c15ull >> 58];
-    if (likely(entry->key == key))
-        return entry->pools;
+    bool exact, is_group = address[0] & 1;
+    if (likely(!hash_match(card, is_group ? REG_MTA : REG_PFUTA, address)) ||
+        get(card, REG_FCTRL) & (is_group ? FCTRL_MPE : FCTRL_UPE) ||
+        is_broadcast(address))
+        return false;
+    exact_pools(card, address, &exact);
+    return !exact;
+}
+
+void receive_ask_filters(struct model_card *card, struct model_filter_entry *entry,
+                         uint64_t key, const uint8_t *frame, int32_t vlan)
+{
     entry->key = key;
+    entry->status = is_inexact(card, frame) ? STATUS_PIF : 0;
     entry->pools = !passes_vlan(card, vlan) ? 0
                    : is_virtual(card)       ? virtual_pools(card, frame, vlan)
                                             : is_accepted(card, frame);
-    return entry->pools;
+}
+
+uint64_t receive_pools(struct model_card *card, const uint8_t *frame, int32_t vlan)
+{
+    return receive_filter(card, frame, vlan)->pools;
 }
 
 uint64_t receive_mirrors(const struct model_card *card, uint64_t pools, int32_t vlan,
@@ -302,7 +263,7 @@ uint64_t receive_mirrors(const struct model_card *card, uint64_t pools, int32_t 
 /* ---- RSS ----------------------------------------------------------------- */
 
 /* The Toeplitz hash (7.1.2.8.1) as a table: what each byte at each place adds. */
-static void rebuild_rss(struct model_card *card)
+void facts_rebuild_rss(struct model_card *card)
 {
     uint8_t key[40];
     for (uint32_t i = 0; i < 10; i++) {
@@ -322,51 +283,33 @@ static void rebuild_rss(struct model_card *card)
     card->rss_stale = false;
 }
 
-static uint32_t toeplitz(const struct model_card *card, uint32_t at, const uint8_t *bytes,
-                         uint32_t n)
-{
-    uint32_t sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum ^= card->rss_table[at + i][bytes[i]];
-    return sum;
-}
-
-static bool uses_rss(uint32_t mrqc)
-{
-    uint32_t mode = mrqc & MRQC_MODE;
-    return mode == MRQC_RSS || mode == MRQC_VMDQ_RSS32 || mode == MRQC_VMDQ_RSS64;
-}
-
 static void hash_flow(struct model_card *card, const uint8_t *frame,
                       const struct wire_ip *ip, bool has_ports, struct facts *facts)
 {
-    enum { TCP4 = 1, IP4 = 2, TCP6 = 3, IP6 = 5, UDP4 = 7, UDP6 = 8 };
     uint32_t mrqc = get(card, REG_MRQC);
-    if (!uses_rss(mrqc))
-        return;
     uint32_t size = ip->version == 4 ? 4 : 16;
     bool is_tcp = has_ports && ip->protocol == WIRE_TCP;
     bool is_udp = has_ports && ip->protocol == WIRE_UDP;
     bool ports = true;
     if (ip->version == 4) {
         if (is_tcp && mrqc & MRQC_TCP4)
-            facts->rss_type = TCP4;
+            facts->rss_type = HASH_TCP4;
         else if (is_udp && mrqc & MRQC_UDP4)
-            facts->rss_type = UDP4;
+            facts->rss_type = HASH_UDP4;
         else if (ports = false, mrqc & MRQC_IP4)
-            facts->rss_type = IP4;
+            facts->rss_type = HASH_IP4;
     } else {
         if (is_tcp && mrqc & MRQC_TCP6)
-            facts->rss_type = TCP6;
+            facts->rss_type = HASH_TCP6;
         else if (is_udp && mrqc & MRQC_UDP6)
-            facts->rss_type = UDP6;
+            facts->rss_type = HASH_UDP6;
         else if (ports = false, mrqc & MRQC_IP6)
-            facts->rss_type = IP6;
+            facts->rss_type = HASH_IP6;
     }
     if (facts->rss_type == 0)
         return;
     if (unlikely(card->rss_stale))
-        rebuild_rss(card);
+        facts_rebuild_rss(card);
     facts->hash = toeplitz(card, 0, frame + ip->source, size) ^
                   toeplitz(card, size, frame + ip->destination, size);
     if (ports)
@@ -374,6 +317,31 @@ static void hash_flow(struct model_card *card, const uint8_t *frame,
 }
 
 /* ---- parser -------------------------------------------------------------- */
+
+/* The IPv4 header's checksum (7.1.11), its words summed. */
+static void judge_ip(uint64_t sum, struct facts *facts)
+{
+    facts->status |= STATUS_IPCS;
+    if (unlikely(!checksum_is_right(sum))) {
+        facts->status |= ERROR_IP;
+        facts->nwrong++;
+    }
+}
+
+/* That of TCP or UDP; the sum has the pseudo header in it. */
+static void judge_l4(const uint8_t *payload, bool is_udp, uint64_t sum,
+                                  struct facts *facts)
+{
+    facts->status |= STATUS_L4I | (is_udp ? STATUS_UDPCS : 0);
+    if (unlikely(!checksum_is_right(sum))) {
+        facts->status |= ERROR_L4;
+        facts->nwrong++;
+        return;
+    }
+    /* Erratum 44: a UDP datagram without a checksum is said to be wrong. */
+    if (is_udp && unlikely(load_be16(payload + UDP_CHECKSUM) == 0))
+        facts->status |= ERROR_L4;
+}
 
 /* One's complement sum of the pseudo header without the length. */
 static uint64_t pseudo_sum(const uint8_t *frame, const struct wire_ip *ip)
@@ -389,18 +357,10 @@ static void check_l4(const uint8_t *frame, uint32_t end, const struct wire_ip *i
                      struct facts *facts)
 {
     uint32_t n = end - ip->payload;
-    facts->status |= STATUS_L4I | (ip->protocol == WIRE_UDP ? STATUS_UDPCS : 0);
     uint64_t sum = pseudo_sum(frame, ip) + htobe16((uint16_t)n) + (n >> 16);
     sum = n <= 64 ? checksum_add_small(sum, frame + ip->payload, n)
                   : checksum_add(sum, frame + ip->payload, n);
-    if (checksum_fold(sum) != 0xffff) {
-        facts->status |= ERROR_L4;
-        facts->nwrong++;
-        return;
-    }
-    /* Erratum 44: a UDP datagram without a checksum is said to be wrong. */
-    if (ip->protocol == WIRE_UDP && load_be16(frame + ip->payload + UDP_CHECKSUM) == 0)
-        facts->status |= ERROR_L4;
+    judge_l4(frame + ip->payload, ip->protocol == WIRE_UDP, sum, facts);
 }
 
 /* Where the IP packet ends by its own account, at most at the frame's end; 0: it says
@@ -415,32 +375,27 @@ static uint32_t ip_end(const uint8_t *frame, uint32_t length, const struct wire_
     return end <= length && end >= ip->payload ? end : 0;
 }
 
-static void parse(struct model_card *card, const uint8_t *frame, uint32_t length,
-                  struct facts *facts)
+struct facts facts_of(struct model_card *card, const uint8_t *frame, uint32_t length)
 {
+    struct facts facts = {.vlan = receive_tag(card, frame, length)};
     struct wire_ethernet ethernet;
     struct wire_ip ip;
-    *facts = (struct facts){.vlan = receive_tag(card, frame, length)};
     if (!wire_parse_ethernet(frame, length, &ethernet) || ethernet.ntags > 2)
-        return;
+        return facts;
     if (ethernet.type == WIRE_IPV4) {
         if (!wire_parse_ipv4(frame, length, ethernet.payload, &ip))
-            return;
+            return facts;
         uint32_t size = ip.payload - ip.header;
-        facts->type |= TYPE_IPV4 | (size > WIRE_IPV4_SIZE ? TYPE_IPV4_OPTIONS : 0);
-        facts->status |= STATUS_IPCS;
-        if (checksum_fold(checksum_add_small(0, frame + ip.header, size)) != 0xffff) {
-            facts->status |= ERROR_IP;
-            facts->nwrong++;
-        }
+        facts.type |= TYPE_IPV4 | (size > WIRE_IPV4_SIZE ? TYPE_IPV4_OPTIONS : 0);
+        judge_ip(checksum_add_small(0, frame + ip.header, size), &facts);
     } else if (ethernet.type == WIRE_IPV6) {
         if (!wire_parse_ipv6(frame, length, ethernet.payload, &ip))
-            return;
-        facts->type |= TYPE_IPV6;
+            return facts;
+        facts.type |= TYPE_IPV6;
         if (ip.payload > ip.header + WIRE_IPV6_SIZE)
-            facts->type |= TYPE_IPV6_EXTENSIONS;
+            facts.type |= TYPE_IPV6_EXTENSIONS;
     } else {
-        return;
+        return facts;
     }
     uint32_t end = ip_end(frame, length, &ip);
     bool is_whole = end && !ip.is_fragment;
@@ -448,12 +403,14 @@ static void parse(struct model_card *card, const uint8_t *frame, uint32_t length
     bool has_l4 = (ip.protocol == WIRE_TCP && room >= WIRE_TCP_SIZE) ||
                   (ip.protocol == WIRE_UDP && room >= WIRE_UDP_SIZE);
     if (has_l4) {
-        facts->type |= ip.protocol == WIRE_TCP ? TYPE_TCP : TYPE_UDP;
-        check_l4(frame, end, &ip, facts);
+        facts.type |= ip.protocol == WIRE_TCP ? TYPE_TCP : TYPE_UDP;
+        check_l4(frame, end, &ip, &facts);
     } else if (ip.protocol == PROTOCOL_SCTP && is_whole) {
-        facts->type |= TYPE_SCTP;
+        facts.type |= TYPE_SCTP;
     }
-    hash_flow(card, frame, &ip, has_l4, facts);
+    if (facts_has_rss(card))
+        hash_flow(card, frame, &ip, has_l4, &facts);
+    return facts;
 }
 
 /* ---- descriptors --------------------------------------------------------- */
@@ -515,9 +472,8 @@ static void write_back_legacy(struct model_card *card, uint64_t address,
 
 enum verdict { WRITTEN, DROPPED, WAITS };
 
-/* Read what the registers say of a queue. */
-static void learn_queue(const struct model_card *card, uint32_t queue,
-                        struct model_rx_queue *rx)
+void receive_learn(const struct model_card *card, uint32_t queue,
+                   struct model_rx_queue *rx)
 {
     uint32_t srrctl = get(card, rx_register(REG_SRRCTL, queue));
     uint32_t kind = srrctl >> 25 & 7; /* DESCTYPE: 0 legacy, 1 advanced */
@@ -530,6 +486,7 @@ static void learn_queue(const struct model_card *card, uint32_t queue,
     rx->strip = get(card, rx_register(REG_RXDCTL, queue)) & RXDCTL_VME;
     rx->drop = rx->qde || srrctl & SRRCTL_DROP;
     rx->known = true;
+    rx->mapping = 0;
 }
 
 static enum verdict drop_at(struct model_card *card, const struct model_rx_queue *rx,
@@ -540,9 +497,8 @@ static enum verdict drop_at(struct model_card *card, const struct model_rx_queue
     return DROPPED;
 }
 
-/* Descriptors that the card may use; 0 as well when the ring is none. */
-static uint32_t available(struct model_card *card, uint32_t queue,
-                          struct model_rx_queue *rx)
+uint32_t receive_available(struct model_card *card, uint32_t queue,
+                           struct model_rx_queue *rx)
 {
     uint32_t tail = get_tail(card, rx_register(REG_RDT, queue));
     if (!ring_is_sound(card, rx->head, tail, rx->n, &rx->bad_tail))
@@ -565,8 +521,9 @@ static enum verdict write_frame(struct model_card *card, uint32_t queue,
                                 const struct facts *facts, bool loopback)
 {
     struct model_rx_queue *rx = &card->rx[queue];
+    rx->step = 0;
     if (unlikely(!rx->known))
-        learn_queue(card, queue, rx);
+        receive_learn(card, queue, rx);
     if (unlikely(!has_bit(card->rx_enabled, queue)))
         return drop_at(card, rx, MODEL_DROP_RX_QUEUE_DISABLED);
     if (unlikely(rx->size == 0))
@@ -576,7 +533,7 @@ static enum verdict write_frame(struct model_card *card, uint32_t queue,
         length -= WIRE_TAG_SIZE;
     uint32_t needed =
         likely(length <= rx->size) ? 1 : (length + rx->size - 1) / rx->size;
-    if (unlikely(available(card, queue, rx) < needed))
+    if (unlikely(receive_available(card, queue, rx) < needed))
         return go_without(card, rx, needed);
     uint32_t tag = strip ? (uint32_t)facts->vlan : 0;
     uint32_t status = facts->status | STATUS_DD | STATUS_EOP | (has_tag ? STATUS_VP : 0) |
@@ -597,7 +554,6 @@ static enum verdict write_frame(struct model_card *card, uint32_t queue,
             write_back_legacy(card, address, descriptor[0], says, piece, tag);
         rx->head = rx->head + 1 == rx->n ? 0 : rx->head + 1;
     }
-    *reg(card, rx_register(REG_RDH, queue)) = rx->head;
     rx->packets++;
     rx->bytes += length;
     if (unlikely(loopback)) {
@@ -612,8 +568,9 @@ void receive_settle(struct model_card *card)
 {
     for (uint32_t half = 0; half < 2; half++)
         for (uint64_t left = card->rx_causes[half]; left; left &= left - 1) {
-            struct model_rx_queue *rx =
-                &card->rx[64 * half + (uint32_t)__builtin_ctzll(left)];
+            uint32_t queue = 64 * half + (uint32_t)__builtin_ctzll(left);
+            struct model_rx_queue *rx = &card->rx[queue];
+            *reg(card, rx_register(REG_RDH, queue)) = rx->head;
             stat_add(card, REG_QPRC + 0x40 * rx->slot, rx->packets);
             stat_add_pair(card, REG_QBRC_L + 0x40 * rx->slot, rx->bytes);
             stat_add(card, REG_RXDGPC, rx->packets);
@@ -629,10 +586,8 @@ static uint32_t queue_of(const struct model_card *card, uint32_t pool,
                          const struct facts *facts)
 {
     uint32_t mode = get(card, REG_MRQC) & MRQC_MODE, index = 0;
-    if (facts->rss_type) {
-        uint32_t entry = facts->hash & 0x7f;
-        index = get(card, REG_RETA + entry / 4 * 4) >> entry % 4 * 8 & 0xf;
-    }
+    if (facts->rss_type)
+        index = facts_queue(card, facts->hash);
     if (mode == MRQC_RSS)
         return index;
     if (mode == MRQC_VMDQ || mode == MRQC_VMDQ_RSS64 || mode == MRQC_VMDQ_RSS32) {
@@ -645,28 +600,14 @@ static uint32_t queue_of(const struct model_card *card, uint32_t pool,
     return 0;
 }
 
-/* No filter is the frame's own: a bit of a hash table let it in (PIF, 7.1.6.2). */
-static bool is_inexact(const struct model_card *card, const uint8_t *address)
-{
-    bool exact, is_group = address[0] & 1;
-    if (likely(!hash_match(card, is_group ? REG_MTA : REG_PFUTA, address)) ||
-        get(card, REG_FCTRL) & (is_group ? FCTRL_MPE : FCTRL_UPE) ||
-        is_broadcast(address))
-        return false;
-    exact_pools(card, address, &exact);
-    return !exact;
-}
-
 /* Write a frame to all pools; returns those that it must wait for. */
 static uint64_t deliver(struct model_card *card, const struct packet *packet,
                         uint64_t pools, bool loopback)
 {
-    struct facts facts;
     if (get(card, REG_SECRXCTRL) & SECRXCTRL_RX_DIS || !model_is_master(card))
         return pools;
-    parse(card, packet->data, packet->length, &facts);
-    if (unlikely(is_inexact(card, packet->data)))
-        facts.status |= STATUS_PIF;
+    struct facts facts = facts_of(card, packet->data, packet->length);
+    facts.status |= (uint32_t)receive_filter(card, packet->data, facts.vlan)->status;
     uint64_t left = 0;
     for (; pools; pools &= pools - 1) {
         uint32_t pool = (uint32_t)__builtin_ctzll(pools);
@@ -742,7 +683,7 @@ static bool take_pause(struct model_card *card, const struct packet *packet)
 {
     static const uint8_t group[6] = {0x01, 0x80, 0xc2, 0, 0, 0x01};
     const uint8_t *frame = packet->data;
-    if (likely(load_be16(frame + ETHERNET_TYPE) != MAC_CONTROL))
+    if (likely(load_be16(frame + ETHERNET_TYPE) != MODEL_MAC_CONTROL))
         return false;
     bool own = memcmp(frame, card->mac, 6) == 0;
     if ((!own && memcmp(frame, group, 6) != 0) || load_be16(frame + 14) != 1) {
@@ -759,16 +700,22 @@ static bool take_pause(struct model_card *card, const struct packet *packet)
     return get(card, REG_MFLCN) & MFLCN_DPF;
 }
 
+uint32_t receive_longest(const struct model_card *card)
+{
+    if (likely(!(get(card, REG_HLREG0) & HLREG0_JUMBOEN)))
+        return WIRE_ETHERNET_SIZE + 1500;
+    uint32_t most = get(card, REG_MAXFRS) >> 16;
+    return most > MODEL_FCS ? min_u32(most, MODEL_FRAME_MAX) - MODEL_FCS : 0;
+}
+
 static bool is_too_long(const struct model_card *card, const struct packet *packet)
 {
-    uint32_t most = WIRE_ETHERNET_SIZE + 1500 + MODEL_FCS;
-    if (get(card, REG_HLREG0) & HLREG0_JUMBOEN)
-        most = get(card, REG_MAXFRS) >> 16;
-    if (likely(packet->length + MODEL_FCS <= most))
+    uint32_t most = receive_longest(card);
+    if (likely(packet->length <= most))
         return false;
     /* a tag is not counted (8.2.3.22.13) */
     most += receive_tag(card, packet->data, packet->length) >= 0 ? WIRE_TAG_SIZE : 0;
-    return packet->length + MODEL_FCS > most;
+    return packet->length > most;
 }
 
 /* Why a frame ends before the filters; MODEL_NCOUNTERS: it does not. */
@@ -821,6 +768,16 @@ static void store(struct model_card *card, struct freelist *freelist,
         interrupt_other(card, EICR_RX_MISS);
         packet_free(freelist, packet);
     }
+}
+
+bool receive_is_plain(const struct model_card *card)
+{
+    return model_link_is_up(card) && model_is_master(card) && !is_virtual(card) &&
+           get(card, REG_RXCTRL) & RXCTRL_RXEN &&
+           (get(card, REG_HLREG0) & (HLREG0_RXCRCSTRP | HLREG0_LPBK)) ==
+               HLREG0_RXCRCSTRP &&
+           !(get(card, REG_SECRXCTRL) & SECRXCTRL_RX_DIS) &&
+           (get(card, REG_MRQC) & MRQC_MODE) <= MRQC_RSS;
 }
 
 void receive_frame(struct model_card *card, struct freelist *freelist,

@@ -19,19 +19,9 @@ enum {
     RATE_ENABLE = 1u << 31,
     SECTXCTRL_TX_DIS = 1 << 1,
     /* 8.2.3.8.8: frames under 17 bytes hang the transmitter; here they are refused */
-    SHORTEST = 17
-};
-
-enum { /* of a descriptor's second word (7.2.3.2) */
-    TX_EOP = 1 << 24,
-    TX_IC = 1 << 26, /* legacy */
-    TX_RS = 1 << 27,
-    TX_DEXT = 1 << 29,
-    TX_VLE = 1 << 30,
-    TX_TSE = 1u << 31,
-    TYPE_CONTEXT = 2,
-    TYPE_DATA = 3,
-    DD = 1
+    SHORTEST = 17,
+    MANY = 32,  /* descriptors of a queue's turn, */
+    MOST = 1024 /* and of a step */
 };
 
 /* A frame as its first data descriptor describes it. */
@@ -67,7 +57,7 @@ static void pass_time(struct model_card *card, struct model_tx_queue *tx, uint32
     uint64_t earliest = card->last * MODEL_BITS_PER_NS;
     if (unlikely(card->unpaced))
         return;
-    uint64_t bits = (uint64_t)(length + MODEL_FCS + MODEL_GAP) * 8;
+    uint64_t bits = model_wire_bits(length);
     card->wire_free = (card->wire_free > earliest ? card->wire_free : earliest) + bits;
     if (tx->rate & RATE_ENABLE)
         tx->next = (tx->next > earliest ? tx->next : earliest) +
@@ -147,6 +137,29 @@ static int32_t tag_of(const struct model_card *card, const struct order *order,
                             : (int32_t)field(order->context->low, 16, 16);
 }
 
+uint32_t transmit_least(const struct model_card *card)
+{
+    return get(card, REG_HLREG0) & HLREG0_TXPADEN ? MODEL_MIN_FRAME : 0;
+}
+
+void transmit_settle(struct model_card *card, uint32_t queue, uint32_t packets,
+                     uint64_t bytes)
+{
+    uint32_t slot = get(card, REG_TQSM + queue / 4 * 4) >> queue % 4 * 8 & 0xf;
+    stat_add(card, REG_QPTC + 4 * slot, packets);
+    stat_add_pair(card, REG_QBTC_L + 8 * slot, bytes);
+    stat_add(card, REG_TXDGPC, packets);
+    stat_add_pair(card, REG_TXDGBCL, bytes);
+}
+
+bool transmit_is_plain(const struct model_card *card, uint32_t queue,
+                       const struct link *out)
+{
+    return out && model_link_is_up(card) && !(get(card, REG_HLREG0) & HLREG0_LPBK) &&
+           pool_of(card, queue) >= MODEL_NPOOLS &&
+           !(card->tx[queue].rate & RATE_ENABLE) && !card->one_by_one;
+}
+
 /* One finished frame; the packet is gone afterwards. */
 static void emit(struct model_card *card, struct freelist *freelist, struct link *out,
                  uint32_t queue, const struct order *order, struct packet *packet,
@@ -159,13 +172,9 @@ static void emit(struct model_card *card, struct freelist *freelist, struct link
         packet_free(freelist, packet);
         return;
     }
-    if (get(card, REG_HLREG0) & HLREG0_TXPADEN)
+    if (transmit_least(card))
         fill_up(packet);
-    uint32_t slot = get(card, REG_TQSM + queue / 4 * 4) >> queue % 4 * 8 & 0xf;
-    stat_add(card, REG_QPTC + 4 * slot, 1);
-    stat_add_pair(card, REG_QBTC_L + 8 * slot, packet->length);
-    stat_add(card, REG_TXDGPC, 1);
-    stat_add_pair(card, REG_TXDGBCL, packet->length);
+    transmit_settle(card, queue, 1, packet->length);
     if (unlikely(is_spoofed(card, packet, pool))) {
         stat_add(card, REG_SSVPC, 1);
         count(card, MODEL_DROP_TX_SPOOFED);
@@ -357,16 +366,15 @@ static void segment(struct model_card *card, struct freelist *freelist, struct l
 
 /* ---- descriptors --------------------------------------------------------- */
 
-static uint64_t ring_base(const struct model_card *card, uint32_t queue)
+uint64_t transmit_ring(const struct model_card *card, uint32_t queue)
 {
     return get(card, tx_register(REG_TDBAL, queue)) |
            (uint64_t)get(card, tx_register(REG_TDBAH, queue)) << 32;
 }
 
-/* A descriptor is done with: DD where RS asks for it, or the head is written instead
- * (TDWBAL, 7.2.3.5.2). */
-static void complete(struct model_card *card, uint32_t queue, uint64_t address,
-                     uint64_t high, uint32_t next)
+/* DD where RS asks for it, or the head is written instead (TDWBAL, 7.2.3.5.2). */
+void transmit_complete(struct model_card *card, uint32_t queue, uint64_t address,
+                       uint64_t high, uint32_t next)
 {
     if (!(high & TX_RS))
         return;
@@ -376,7 +384,7 @@ static void complete(struct model_card *card, uint32_t queue, uint64_t address,
                       (uint64_t)get(card, tx_register(REG_TDWBAH, queue)) << 32;
         dma_write(card, to, &next, sizeof(next));
     } else {
-        uint8_t status = (uint8_t)(high >> 32) | DD;
+        uint8_t status = (uint8_t)(high >> 32) | TX_DD;
         __atomic_thread_fence(__ATOMIC_RELEASE);
         dma_write(card, address + 12, &status, 1);
     }
@@ -389,7 +397,7 @@ static bool look_at(struct model_card *card, uint32_t queue, uint32_t n, uint32_
                     struct order *order)
 {
     struct model_tx_queue *tx = &card->tx[queue];
-    uint64_t base = ring_base(card, queue), descriptor[2];
+    uint64_t base = transmit_ring(card, queue), descriptor[2];
     *order = (struct order){0};
     for (uint32_t at = tx->head; at != tail; at = at + 1 == n ? 0 : at + 1) {
         if (!dma_read(card, descriptor, base + 16 * (uint64_t)at, sizeof(descriptor))) {
@@ -414,7 +422,7 @@ static bool look_at(struct model_card *card, uint32_t queue, uint32_t n, uint32_
 static bool gather(struct model_card *card, uint32_t queue, uint32_t n,
                    uint32_t ndescriptors, uint8_t *to)
 {
-    uint64_t base = ring_base(card, queue), descriptor[2];
+    uint64_t base = transmit_ring(card, queue), descriptor[2];
     uint32_t at = card->tx[queue].head;
     /* The host may be writing to its descriptors: room is what look_at() has seen. */
     uint32_t room = MODEL_SCRATCH;
@@ -436,7 +444,7 @@ static void send_frame(struct model_card *card, struct freelist *freelist,
                        const struct order *order, struct model_tally *sent)
 {
     bool is_tso = !order->is_legacy && order->high & TX_TSE;
-    if (!order->is_legacy && field(order->high, 20, 4) != TYPE_DATA) {
+    if (!order->is_legacy && field(order->high, 20, 4) != TX_DATA) {
         count(card, MODEL_DROP_TX_BAD_DESCRIPTOR);
         return;
     }
@@ -475,17 +483,14 @@ static void send_frame(struct model_card *card, struct freelist *freelist,
     }
 }
 
-/* The commonest frame: one descriptor and nothing to be done to it. */
+/* One descriptor, and nothing to be done to the frame. */
 static bool send_simple(struct model_card *card, struct freelist *freelist,
                         struct link *out, uint32_t queue, const uint64_t *descriptor,
                         struct model_tally *sent)
 {
-    const uint64_t special = TX_TSE | TX_VLE | 3ull << 40;
     uint64_t high = descriptor[1];
     uint32_t length = field(high, 0, 16);
-    if (!(high & TX_EOP) || !(high & TX_DEXT) || high & special ||
-        field(high, 20, 4) != TYPE_DATA || length < SHORTEST ||
-        length > MODEL_FRAME_MAX - MODEL_FCS)
+    if (!tx_is_plain(high) || length < SHORTEST || length > MODEL_FRAME_MAX - MODEL_FCS)
         return false;
     struct packet *packet = packet_alloc(freelist, length);
     if (unlikely(!packet))
@@ -511,12 +516,19 @@ static uint32_t serve(struct model_card *card, struct freelist *freelist,
     if (tx->refused || !ring_is_sound(card, tx->head, tail, n, &tx->bad_tail) ||
         tx->waiting == tail + 1)
         return 0;
-    uint64_t base = ring_base(card, queue), descriptor[2];
+    uint64_t base = transmit_ring(card, queue), descriptor[2];
     uint32_t done = 0;
+    bool plain = transmit_is_plain(card, queue, out);
     tx->waiting = 0;
     while (tx->head != tail && done < most && is_wire_free(card, tx)) {
         if (out && unlikely(!link_writable(out)))
             break;
+        if (likely(plain)) {
+            uint32_t sent_so = burst_transmit(card, out, queue, n, tail, most - done, sent);
+            done += sent_so;
+            if (likely(sent_so))
+                continue;
+        }
         uint64_t address = base + 16 * (uint64_t)tx->head;
         struct order order = {.ndescriptors = 1};
         if (unlikely(!dma_read(card, descriptor, address, sizeof(descriptor)))) {
@@ -524,7 +536,7 @@ static uint32_t serve(struct model_card *card, struct freelist *freelist,
             break;
         }
         uint64_t high = descriptor[1];
-        if (high & TX_DEXT && field(high, 20, 4) == TYPE_CONTEXT) {
+        if (high & TX_DEXT && field(high, 20, 4) == TX_CONTEXT) {
             tx->contexts[field(high, 36, 1)] =
                 (struct model_tx_context){descriptor[0], high};
         } else if (!send_simple(card, freelist, out, queue, descriptor, sent)) {
@@ -543,7 +555,7 @@ static uint32_t serve(struct model_card *card, struct freelist *freelist,
                 !dma_read(card, descriptor, address, sizeof(descriptor)))
                 break;
             tx->head = tx->head + 1 == n ? 0 : tx->head + 1;
-            complete(card, queue, address, descriptor[1], tx->head);
+            transmit_complete(card, queue, address, descriptor[1], tx->head);
         }
         done += order.ndescriptors;
     }
@@ -594,14 +606,13 @@ static uint32_t busy_queues(const struct model_card *card, uint32_t *queues)
 uint32_t transmit_step(struct model_card *card, struct freelist *freelist,
                        struct link *out, struct model_tally *sent)
 {
-    enum { MANY = 32, MOST = 1024 };
     uint32_t queues[2 * MODEL_NQUEUES];
     if (unlikely(!can_transmit(card)))
         return 0;
     uint32_t n = busy_queues(card, queues), done = 0, before;
     /* Frame by frame where queues share the wire: the end of a step cuts no turn short,
      * and a slowed queue finds its turn when its time has come. */
-    uint32_t turn = n > 1 && !card->unpaced ? 1 : MANY;
+    uint32_t turn = n == 1 ? MOST : card->unpaced ? MANY : 1;
     do {
         before = done;
         for (uint32_t i = 0; i < n; i++) {
