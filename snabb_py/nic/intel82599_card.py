@@ -403,10 +403,13 @@ class Nic(Setup):
 
     def note_loss(self) -> str:
         """Note that the card is gone: its packets are dropped from now on."""
+        # If it still answers: what it has done since the last look.
+        self.update_statistics()
         self.is_gone = True
         for queue in self.queues.values():
             queue.state.is_gone = 1
         self.totals["link-up"] = 0
+        self._publish_statistics()
         # Removed by sysfs alone it goes on receiving, into memory of ours.
         self._quiet()
         return f"{self.name}: the card is gone: packets for it are dropped"
@@ -466,12 +469,16 @@ class Nic(Setup):
                 return
             for statistic, value in zip(STATISTICS, values, strict=True):
                 self.totals[statistic.name] += value
-            leader = next(iter(self.queues.values()), None)
-            for queue in self.queues.values():
-                queue.state.nstatistics = len(NAMES) if queue is leader else 0
-            if leader:
-                for n, value in enumerate(self.totals.values()):
-                    leader.state.statistics[n] = value
+            self._publish_statistics()
+
+    def _publish_statistics(self) -> None:
+        """Hand them to the app of the queue that came first."""
+        leader = next(iter(self.queues.values()), None)
+        for queue in self.queues.values():
+            queue.state.nstatistics = len(NAMES) if queue is leader else 0
+        if leader:
+            for n, value in enumerate(self.totals.values()):
+                leader.state.statistics[n] = value
 
     # -- end -------------------------------------------------------------------
 

@@ -473,7 +473,8 @@ def test_a_card_that_is_taken_out_is_reported(sysfs: Machine) -> None:
     goes.wire.send(*[frame(FOREIGN)] * 3)
     assert goes.model.counters["host-packets"] == received
     stays.wire.send(*[frame(FOREIGN)] * 3)
-    sysfs.python(COUNTERS, "b", "drop-tx-card-gone", "3")
+    apps = sysfs.python(COUNTERS, "b", "drop-tx-card-gone", "3")["apps"]
+    assert [apps[name]["link-up"] for name in "ab"] == [1, 0]
     there, _ = end_forward(job)
     assert (there["offered"], there["forwarded"], there["lost"]) == (4, 1, 3)
     assert there["drops"] == {"b drop-tx-card-gone": 3}
