@@ -21,7 +21,8 @@ from snabb_py.engine.config import Config
 from snabb_py.engine.control import Verb
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
-from snabb_py.nic.model82599 import MAC_PREFIX, Card, parse_mac
+from snabb_py.nic.mac import parse_mac
+from snabb_py.nic.model82599 import MAC_PREFIX, Card
 from snabb_py.nic.vfio_user import Server, Servers
 
 MOST_CARDS = 64

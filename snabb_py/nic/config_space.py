@@ -9,7 +9,7 @@ of the extension.
 
 from typing import Final
 
-from snabb_py.nic.eeprom import check_mac
+from snabb_py.nic.mac import check_mac
 
 SIZE: Final = 4096  #: MODEL_CONFIG_SIZE
 VENDOR: Final = 0x8086

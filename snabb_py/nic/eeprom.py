@@ -1,18 +1,18 @@
 """What the software 82599 holds in its serial EEPROM and in its SFP+ module.
 
 The least that drivers read, with contents on which they do not remark. Section numbers
-are the 82599 data sheet's (chapter 6 is the EEPROM map) and SFF-8472's. Imports nothing
-of the package.
+are the 82599 data sheet's (chapter 6 is the EEPROM map) and SFF-8472's. Imports mac.
 """
 
 from typing import Final
+
+from snabb_py.nic.mac import check_mac
 
 WORDS: Final = 4096  #: of 16 bits: MODEL_EEPROM_WORDS
 SFP_SIZE: Final = 256  #: bytes: MODEL_SFP_SIZE
 CHECKSUM_WORD: Final = 0x3F
 CHECKSUM_TOTAL: Final = 0xBABA
 ERASED: Final = 0xFFFF
-MAC_SIZE: Final = 6
 
 # Pointers to the sections that the checksum covers: PCIe analog to CSR (6.3.2).
 SECTION_POINTERS: Final = range(0x03, 0x0F)
@@ -129,12 +129,6 @@ def sfp_module(
     module[92], module[94] = 0x68, 0x03
     module[95] = sum(module[64:95]) & 0xFF
     return bytes(module)
-
-
-def check_mac(mac: bytes) -> None:
-    """Raise ValueError unless this can be a card's own Ethernet address."""
-    if len(mac) != MAC_SIZE or mac[0] & 1 or not any(mac):
-        raise ValueError(f"not the address of a card: {mac.hex(':') or '(nothing)'}")
 
 
 def write(words: list[int], start: int, *values: int) -> None:

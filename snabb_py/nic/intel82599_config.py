@@ -9,8 +9,8 @@ from typing import Final
 
 from snabb_py.engine.app import check_range
 from snabb_py.errors import ConfigError
+from snabb_py.nic.mac import parse_mac
 
-MAC_SIZE: Final = 6
 MTU_MAX: Final = 9706  #: bytes behind the Ethernet header: 9728 with FCS and one tag
 MTU_MIN: Final = 68
 MAC_FILTERS: Final = 128
@@ -25,31 +25,6 @@ LINK_MBPS: Final = 10_000
 #: Gives both directions of a flow the same hash, and so the same queue
 #: (Woo and Park, "Scalable TCP session monitoring with symmetric RSS", 2012).
 SYMMETRIC_KEY: Final = bytes.fromhex("6d5a") * (RSS_KEY_SIZE // 2)
-
-
-def parse_mac(text: str, *, group: bool = False) -> bytes:
-    """Return the six bytes of "02:00:00:00:00:01".
-
-    Args:
-        text: the address.
-        group: a multicast address is wanted; else one of a station.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    parts = text.replace("-", ":").split(":")
-    try:
-        mac = bytes(int(part, 16) for part in parts)
-    except ValueError:
-        mac = b""
-    if len(mac) != MAC_SIZE or any(len(part) != 2 for part in parts):  # noqa: PLR2004
-        raise ConfigError(
-            f'MAC address "{text}": expected six bytes, xx:xx:xx:xx:xx:xx'
-        )
-    if group != bool(mac[0] & 1) or not any(mac):
-        kind = "a multicast address" if group else "the address of a station"
-        raise ConfigError(f'MAC address "{text}": is not {kind}')
-    return mac
 
 
 def check_vlans(vlans: Iterable[int]) -> None:

@@ -16,8 +16,8 @@ from snabb_py.nic.intel82599_config import (
     VLAN_FILTERS,
     CardConfig,
     PoolConfig,
-    parse_mac,
 )
+from snabb_py.nic.mac import parse_mac
 
 NQUEUES: Final = 128
 

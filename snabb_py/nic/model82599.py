@@ -19,10 +19,10 @@ from typing import Any, Self
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine.app import App, Ports
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.errors import DeviceError
 from snabb_py.nic import registers
 from snabb_py.nic.config_space import DEVICE_SFP, config_space
-from snabb_py.nic.eeprom import MAC_SIZE, check_mac, eeprom_image, sfp_module
+from snabb_py.nic.eeprom import eeprom_image, sfp_module
 
 #: In the order of the C enum.
 COUNTERS = (
@@ -58,28 +58,6 @@ COUNTERS = (
 MAC_PREFIX = bytes.fromhex("0253 4e42 00".replace(" ", ""))
 
 READ, WRITE = lib.MODEL_DMA_READ, lib.MODEL_DMA_WRITE
-
-
-def parse_mac(text: str) -> bytes:
-    """Return the six bytes of "02:00:00:00:00:01".
-
-    Raises:
-        ConfigError: it is none, or a group address, or all zeros.
-    """
-    parts = text.replace("-", ":").split(":")
-    try:
-        mac = bytes(int(part, 16) for part in parts)
-    except ValueError:
-        mac = b""
-    if len(mac) != MAC_SIZE or any(len(part) != 2 for part in parts):  # noqa: PLR2004
-        raise ConfigError(
-            f'MAC address "{text}": expected six bytes, xx:xx:xx:xx:xx:xx'
-        )
-    try:
-        check_mac(mac)
-    except ValueError:
-        raise ConfigError(f'MAC address "{text}": a card cannot have it') from None
-    return mac
 
 
 class Card:
