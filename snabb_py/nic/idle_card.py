@@ -68,5 +68,5 @@ class IdleQueue(App):
 
     def close(self) -> None:
         """Give the packets back, and the memory."""
-        lib.intel82599_release(self.state, self.pool)
+        lib.intel82599_release(self.state, self.pool, self.idle.card.tx_head)
         self.idle.memory.close()

@@ -67,6 +67,7 @@ class CardConfig:
         multicast: group addresses, by a hash that lets others through as well; None:
             all groups.
         queues: RSS spreads flows over so many receive queues, 0 and on.
+        rss_hash: let the card compute a hash of each packet's flow with one queue too.
         rss_key: 40 bytes.
         rss_table: queues of 128 hash values, in turns when it is shorter; empty: those
             that have an app, in turns.
@@ -82,6 +83,7 @@ class CardConfig:
     macs: tuple[str, ...] = ()
     multicast: tuple[str, ...] | None = None
     queues: int = 1
+    rss_hash: bool = False
     rss_key: bytes = SYMMETRIC_KEY
     rss_table: tuple[int, ...] = ()
     pools: bool = False
@@ -150,6 +152,11 @@ class CardConfig:
         """
         check_range("pool", pool, 0, self.npools - 1)
         check_range("queue of a pool", queue, 0, self.pool_queues - 1)
+
+    @property
+    def has_hash(self) -> bool:
+        """Whether packets come with the hash of their flow."""
+        return self.rss_hash or self.rss_queues > 1
 
     @property
     def rss_queues(self) -> int:

@@ -142,9 +142,8 @@ class Filters(Access):
             modes = {1: MRQC_POOLS, 2: MRQC_POOLS_RSS64, 4: MRQC_POOLS_RSS32}
             mode = modes[config.pool_queues]
         else:
-            mode = MRQC_RSS
-        # RSS with one queue too: its hash is of use to whoever gets the packet.
-        self.write("MRQC", mode | MRQC_FIELDS)
+            mode = MRQC_RSS if config.has_hash else 0
+        self.write("MRQC", mode | MRQC_FIELDS if mode else 0)
         share = (queues - 1).bit_length() << PSRTYPE_RQPL_SHIFT
         self.fill("PSRTYPE", share if config.pools else 0)
         for n in range(32):  # statistics by queue: the first sixteen have their own

@@ -382,3 +382,12 @@ def test_too_few_file_descriptors_are_one_line() -> None:
     assert done.returncode == 1
     assert "Too many open files" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--transmit"]])
+@pytest.mark.parametrize("name", ["card", "driver"])
+def test_one_side_of_a_card_is_measured_alone(name: str, options: list[str]) -> None:
+    line = json.loads(snabb("bench", name, "1e5", *options, "--json").stdout)
+    assert line["benchmark"] == name
+    assert line["packets"] >= 100_000
+    assert line["ns_per_packet"] > 0

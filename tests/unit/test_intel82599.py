@@ -117,7 +117,7 @@ class TestPackets:
         good = udp_frames(64)[0].frame
         bad = good[:-1] + bytes([good[-1] ^ 1])
         packets: Any = []
-        with DrivenCard() as it:
+        with DrivenCard(CardConfig(rss_hash=True)) as it:
             it.arrive([good, bad, frames_of([60])[0]])
             it.apps[0].breathe()
             link = it.apps[0].outputs[0]

@@ -131,7 +131,7 @@ class TestSpreading:
 
     def test_the_hash_comes_with_the_packet(self) -> None:
         frames = some_frames(3)
-        with DrivenCard(CardConfig(rss_key=KEY)) as it:
+        with DrivenCard(CardConfig(rss_key=KEY, rss_hash=True)) as it:
             it.arrive(frames)
             it.apps[0].breathe()
             link = it.apps[0].outputs[0]
