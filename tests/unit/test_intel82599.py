@@ -368,7 +368,9 @@ class TestRegisters:
     @pytest.mark.parametrize(
         ("config", "expected"),
         [
-            (CardConfig(), {"MRQC": 0xF30001, "MTQC": 0, "RTTDCS": 0xC00000}),
+            (CardConfig(), {"MRQC": 0, "MTQC": 0, "RTTDCS": 0xC00000}),
+            (CardConfig(rss_hash=True), {"MRQC": 0xF30001, "MTQC": 0}),
+            (CardConfig(queues=2), {"MRQC": 0xF30001, "MTQC": 0}),
             (
                 CardConfig(pools=True),
                 {"MRQC": 0xF30008, "MTQC": 6, "RTTDCS": 0x400002, "PFDTXGSWC": 1},
