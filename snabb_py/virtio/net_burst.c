@@ -225,6 +225,16 @@ static int put_any(struct vhost_pair *pair, struct freelist *freelist,
     return put_accepted(pair, packet, list, ready);
 }
 
+/* A packet does not fit in all that the guest has given: it may give more, or not. */
+static bool has_waited(struct vhost_pair *pair)
+{
+    if (pair->is_stuck)
+        return pair->stuck_ticks >= VHOST_STUCK_TICKS;
+    pair->is_stuck = 1;
+    pair->stuck_ticks = 0;
+    return false;
+}
+
 /* The first packets for which one descriptor each suffices and there is nothing to
  * finish: finds where they go. Returns how many. */
 static inline uint32_t find_room(struct vhost_pair *pair, struct packet **packets,
@@ -289,6 +299,8 @@ HOT uint32_t vhost_to_guest(struct vhost_pair *pair, struct freelist *freelist,
         uint32_t length = packet->length;
         bool is_super = packet->gso_type != PACKET_GSO_NONE;
         int rc = put_any(pair, freelist, packet, &list, ready);
+        if (rc == -EAGAIN && list.n == 0 && has_waited(pair))
+            rc = VHOST_DROP_RX_TOO_LONG;
         if (rc < 0) /* broken, or to be tried again */
             break;
         done++;
@@ -302,6 +314,8 @@ HOT uint32_t vhost_to_guest(struct vhost_pair *pair, struct freelist *freelist,
         pair->counters[VHOST_RX_SUPER_FRAMES] +=
             is_super && is_accepted(pair->accepts, packet);
     }
+    if (unlikely(pair->is_stuck) && done)
+        pair->is_stuck = 0;
     finish(pair, q, &list);
     packet_free_burst(freelist, packets, done);
     vhost_count(pair, VHOST_RX_PACKETS, sent);

@@ -229,6 +229,7 @@ static void vhost_tick(struct app *app)
     for (uint32_t i = 0; i < net->npairs; i++) {
         struct vhost_pair *pair = net->pairs[i];
         pair->counters[VHOST_INTERRUPTS] = pair->rx.ncalls + pair->tx.ncalls;
+        pair->stuck_ticks += pair->is_stuck;
     }
     for (uint32_t k = 0; k < VHOST_NCOUNTERS; k++) {
         uint64_t sum = 0;

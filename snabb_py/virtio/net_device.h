@@ -23,6 +23,9 @@ enum { /* vhost_pair.accepts */
     ACCEPTS_ECN = 8
 };
 
+/* Ticks that a packet waits for a guest that has room, but not enough. */
+enum { VHOST_STUCK_TICKS = 100 };
+
 static inline void vhost_count(struct vhost_pair *pair, uint32_t counter, uint64_t n)
 {
     pair->counters[counter] += n;

@@ -56,11 +56,15 @@ struct vhost_pair {
     uint32_t header_size;
     uint32_t accepts; /* ACCEPTS_*: what the guest takes unfinished */
     uint32_t is_merging;
+    /* A packet waits for more buffers than the guest has given, and all of these are
+     * free: so many ticks. */
+    uint32_t is_stuck;
+    uint32_t stuck_ticks;
     int32_t event_fd; /* eventfd: a setup was taken, a ring broke; Python listens */
     int32_t epoll_fd; /* of kicks and poke_fd, edge-triggered; pairs must not share it */
     int32_t poke_fd;  /* eventfd: there is something to take */
     uint64_t counters[25];
-    uint64_t reserved0[4];
+    uint64_t reserved0[3];
     /* Written by whoever publishes and whoever takes. */
     struct vhost_setup *next;  /* published, NULL once taken */
     struct vhost_setup *taken; /* the one in force: what earlier ones meant is free */
