@@ -419,7 +419,6 @@ HOT uint32_t vhost_from_guest(struct vhost_pair *pair, struct freelist *freelist
     struct packet *packets[VIRTQ_BURST_MAX];
     uint32_t kept = 0, spare;
     uint64_t bytes = 0;
-    n = virtq_ready(q, n);
     if (n == 0) {
         if (unlikely(q->broken))
             vhost_note_broken(pair, q);

@@ -19,6 +19,12 @@ enum { /* feature bits, virtio 1.2, 5.1.3 and 6 */
     VERSION_1 = 32
 };
 
+enum {
+    GATHER = 64,          /* buffers that make a good burst */
+    GATHER_MAX_NS = 4000, /* they are waited for so long */
+    GATHER_HOLDOFF = 1024 /* bursts until it is tried again, once it was in vain */
+};
+
 static void notify(int fd)
 {
     uint64_t one = 1;
@@ -53,6 +59,8 @@ static void take(struct vhost_pair *pair)
     pair->header_size = is_modern || pair->is_merging ? VIRTIO_NET_HEADER_SIZE
                                                       : VIRTIO_NET_HEADER_LEGACY;
     pair->accepts = find_accepts(setup->features);
+    pair->gathering_since = 0;
+    pair->holdoff = GATHER_HOLDOFF;
     /* Release: whoever sees this may free what the one before referred to. */
     __atomic_store_n(&pair->taken, setup, __ATOMIC_RELEASE);
     notify(pair->event_fd);
@@ -204,6 +212,29 @@ static uint32_t vhost_push(struct app *app)
 
 /* ---- from the guest ------------------------------------------------------ */
 
+/* Leave a few buffers for more to come? A guest that sends all the time is faster when it
+ * is disturbed less often: its lines and ours change hands once a burst (bench vhost tx:
+ * 27 -> 38 Mpps). One that waits for what it has sent is not to wait for us: after a
+ * trial in vain there is none for long. */
+static bool is_gathering(struct vhost_pair *pair, uint32_t n, uint64_t now)
+{
+    if (n == 0 || n >= min_u32(GATHER, pair->tx.size / 4)) {
+        pair->gathering_since = 0;
+        return false;
+    }
+    if (pair->holdoff) {
+        pair->holdoff--;
+        return false;
+    }
+    if (pair->gathering_since == 0)
+        pair->gathering_since = now;
+    if (now - pair->gathering_since < GATHER_MAX_NS)
+        return true;
+    pair->gathering_since = 0;
+    pair->holdoff = GATHER_HOLDOFF;
+    return false;
+}
+
 static uint32_t vhost_pull(struct app *app)
 {
     struct vhost_net *net = app->state;
@@ -216,7 +247,10 @@ static uint32_t vhost_pull(struct app *app)
         if (!enter(pair) || pair->tx.size == 0 || pair->tx.enabled == VIRTQ_WAITS)
             continue;
         uint32_t most = min_u32(app->worker->burst, link_writable(out));
-        moved += vhost_from_guest(pair, app->worker->freelist, out, most);
+        uint32_t ready = virtq_ready(&pair->tx, most);
+        if (unlikely(most >= GATHER && is_gathering(pair, ready, app->worker->now)))
+            continue;
+        moved += vhost_from_guest(pair, app->worker->freelist, out, ready);
     }
     return moved;
 }

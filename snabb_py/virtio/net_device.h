@@ -39,8 +39,8 @@ void vhost_note_broken(struct vhost_pair *pair, struct virtq *q);
 uint32_t vhost_to_guest(struct vhost_pair *pair, struct freelist *freelist,
                         struct packet **packets, uint32_t n, uint64_t *bytes);
 
-/* Take up to n packets from the guest; `out` has room for so many. Returns how many
- * buffers were used. */
+/* Take n packets from the guest: so many buffers are ready, and `out` has room. Returns
+ * how many buffers were used; 0 may mean that the ring is broken. */
 uint32_t vhost_from_guest(struct vhost_pair *pair, struct freelist *freelist,
                           struct link *out, uint32_t n);
 

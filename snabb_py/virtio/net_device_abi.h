@@ -64,7 +64,10 @@ struct vhost_pair {
     int32_t epoll_fd; /* of kicks and poke_fd, edge-triggered; pairs must not share it */
     int32_t poke_fd;  /* eventfd: there is something to take */
     uint64_t counters[25];
-    uint64_t reserved0[3];
+    /* Whether it pays to let buffers gather: see is_gathering(). */
+    uint64_t gathering_since; /* ns; 0: not */
+    uint64_t holdoff;         /* bursts until that is tried again */
+    uint64_t reserved0[1];
     /* Written by whoever publishes and whoever takes. */
     struct vhost_setup *next;  /* published, NULL once taken */
     struct vhost_setup *taken; /* the one in force: what earlier ones meant is free */
