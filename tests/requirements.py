@@ -98,6 +98,7 @@ def program(name: str, package: str) -> Requirement:
 
 
 REQUIREMENTS = {
+    "dpdk": program("dpdk-testpmd", "dpdk-dev"),
     "ethtool": program("ethtool", "ethtool"),
     "hugepages": Requirement(
         has_hugepages, "a free 2 MB huge page (sysctl vm.nr_hugepages=256)"

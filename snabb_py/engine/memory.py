@@ -36,6 +36,7 @@ class Memory:
     Attributes:
         address: `uint8_t *`, on a 2 MiB boundary; valid until `close`.
         fd: the memfd behind it.
+        offset: in the memfd, of address.
         is_huge: 2 MiB pages.
         reserved: 2 MiB pages that were added to the system's for it.
         problem: why there are none, for the user; "" with them.
@@ -99,7 +100,8 @@ class Memory:
     def _hold(self) -> None:
         self._view = ffi.from_buffer("uint8_t[]", self._map)
         start = int(ffi.cast("uintptr_t", self._view))
-        self.address = self._view + (-start) % HUGE_PAGE
+        self.offset = (-start) % HUGE_PAGE
+        self.address = self._view + self.offset
 
     def physical(self) -> list[int]:
         """Return the physical address of each 2 MiB page, in order.

@@ -1,0 +1,97 @@
+"""Sockets to listen at: their files, whose they are, what is left of old ones.
+
+Imports errors.
+"""
+
+import errno
+import os
+import select
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+from snabb_py.errors import ConfigError, DeviceError
+
+#: Of struct sockaddr_un, with the NUL.
+LONGEST_PATH: Final = 107
+SOCKET_MODE: Final = 0o660
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Return whether the peer has closed its end, whatever is still to be read."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))  # POLLHUP comes unasked
+
+
+def inode_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one at the same path."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that no socket can have.
+
+    Raises:
+        ConfigError: it is too long.
+    """
+    if (length := len(os.fsencode(path))) > LONGEST_PATH:
+        raise ConfigError(
+            f'socket "{path}": the path has {length} bytes, '
+            f"and a socket's may have {LONGEST_PATH}"
+        )
+
+
+def listen(path: Path, group: int | None) -> socket.socket:
+    """Return a socket that listens at a path, for its owner and group.
+
+    Raises:
+        DeviceError: see `Port`.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _remove_stale(path)
+        # Before there is a file: it is never open to others, whatever the umask.
+        os.fchmod(listener.fileno(), SOCKET_MODE)
+        listener.bind(str(path))
+        if group is not None:
+            os.chown(path, -1, group)
+        path.chmod(SOCKET_MODE)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise DeviceError(f"listen at {path}", error.errno or 0) from None
+    except DeviceError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket file that a process of ours has left behind, and nothing else."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        return  # bind() will say so
+    hint = "somebody listens there"
+    # Of another type than a server's: one that is alive refuses it for that, and does
+    # not see it. One that nobody has refuses any. Source: unix_find_bsd() of Linux.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            if status.st_uid == os.geteuid():
+                path.unlink()
+                return
+            hint = f"user {status.st_uid} has left a socket there: remove it"
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
+    raise DeviceError(f"listen at {path}", errno.EADDRINUSE, hint)

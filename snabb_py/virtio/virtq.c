@@ -1,0 +1,277 @@
+/* Split virtqueues: see virtq_abi.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <unistd.h>
+
+#include "snabb_py/virtio/virtq.h"
+
+enum { /* feature bits, virtio 1.2, 6 */
+    INDIRECT_DESC = 28,
+    EVENT_IDX = 29
+};
+
+static void write_event(int fd)
+{
+    uint64_t one = 1;
+    if (fd < 0)
+        return;
+    /* Fails when its counter is full: then it is readable anyway. */
+    ssize_t ignored = write(fd, &one, sizeof(one));
+    (void)ignored;
+}
+
+/* ---- start and stop ------------------------------------------------------ */
+
+static void start(struct virtq *q)
+{
+    /* used.idx, and not the base that the front end names: we use in order, so that all
+     * before it is done and nothing behind. A front end that lost us half way knows no
+     * better number; DPDK's names 0. */
+    q->next = q->seen = q->told = READ_ONCE(q->used[1]);
+    q->broken = VIRTQ_OK;
+    q->is_armed = 0;
+    /* With an event index the guest compares with avail_event and does not look here. */
+    __atomic_store_n(q->used, VIRTQ_NO_NOTIFY, __ATOMIC_RELAXED);
+}
+
+void virtq_apply(struct virtq *q, const struct virtq_setup *setup,
+                 const struct guest_memory *memory, uint64_t features)
+{
+    bool is_new = setup->start != q->start;
+    bool is_missing = setup->call_fd != q->call_fd;
+    if (q->size && (is_new || !setup->size))
+        /* Its successor may want to be kicked. */
+        __atomic_store_n(q->used, 0, __ATOMIC_RELAXED);
+    q->desc = setup->desc;
+    q->avail = setup->avail;
+    q->used = setup->used;
+    q->memory = memory;
+    q->hit = (struct guest_region){0};
+    q->size = is_new || !q->broken ? setup->size : 0;
+    q->enabled = setup->enabled;
+    q->start = setup->start;
+    q->call_fd = setup->call_fd;
+    q->err_fd = setup->err_fd;
+    q->has_event_index = features >> EVENT_IDX & 1;
+    q->has_indirect = features >> INDIRECT_DESC & 1;
+    if (q->size == 0)
+        return;
+    if (is_new)
+        start(q);
+    if (is_new || is_missing)
+        /* What was used before may not have reached the guest. */
+        write_event(q->call_fd);
+}
+
+/* ---- chains -------------------------------------------------------------- */
+
+/* The region that has this address. */
+static const struct guest_region *find_region(const struct guest_memory *memory,
+                                              uint64_t address)
+{
+    uint32_t low = 0, high = memory->nregions;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        const struct guest_region *region = &memory->regions[middle];
+        if (address < region->start)
+            high = middle;
+        else if (address - region->start >= region->size)
+            low = middle + 1;
+        else
+            return region;
+    }
+    return NULL;
+}
+
+/* Add a range of the guest's memory; it may lie in several regions that adjoin
+ * (CVE-2018-1059: all of it must be there, not its beginning alone). */
+static uint32_t add_range(struct virtq *q, uint64_t address, uint32_t length,
+                          struct virtq_pieces *pieces)
+{
+    while (length > 0) {
+        const struct guest_region *region = find_region(q->memory, address);
+        if (!region)
+            return VIRTQ_BAD_ADDRESS;
+        uint64_t offset = address - region->start, left = region->size - offset;
+        uint32_t n = left < length ? (uint32_t)left : length;
+        if (pieces->n == VIRTQ_PIECES_MAX)
+            return VIRTQ_BAD_CHAIN;
+        pieces->pieces[pieces->n++] =
+            (struct virtq_piece){region->host + offset, n};
+        pieces->length += n;
+        q->hit = *region;
+        address += n;
+        length -= n;
+        if (address == 0 && length > 0)
+            return VIRTQ_BAD_ADDRESS; /* round the end of all addresses */
+    }
+    return VIRTQ_OK;
+}
+
+/* An indirect table: where it is ours in one piece, or else its pieces. */
+struct table {
+    const struct virtq_desc *entries; /* NULL: in pieces */
+    struct virtq_pieces pieces;
+};
+
+static uint32_t find_table(struct virtq *q, const struct virtq_desc *outer,
+                           struct table *table)
+{
+    uint8_t *data = virtq_peek(q, outer, outer->length);
+    table->entries = NULL;
+    if (likely(data && (uintptr_t)data % sizeof(*outer) == 0)) {
+        table->entries = (const struct virtq_desc *)(void *)data;
+        return VIRTQ_OK;
+    }
+    table->pieces.n = 0;
+    table->pieces.length = 0;
+    return add_range(q, outer->address, outer->length, &table->pieces);
+}
+
+/* Entry i, which is in the table, but perhaps in two pieces of it. */
+static struct virtq_desc read_entry(const struct table *table, uint32_t i)
+{
+    struct virtq_desc desc;
+    uint8_t bytes[sizeof(desc)];
+    uint64_t at = (uint64_t)i * sizeof(desc);
+    uint32_t got = 0;
+    if (likely(table->entries))
+        return virtq_read(&table->entries[i]);
+    for (uint32_t k = 0; k < table->pieces.n && got < sizeof(bytes); k++) {
+        const struct virtq_piece *piece = &table->pieces.pieces[k];
+        if (at >= piece->length) {
+            at -= piece->length;
+            continue;
+        }
+        for (; at < piece->length && got < sizeof(bytes); at++)
+            bytes[got++] = READ_ONCE(piece->data[at]);
+        at = 0;
+    }
+    memcpy(&desc, bytes, sizeof(bytes));
+    return desc;
+}
+
+static uint32_t add_desc(struct virtq *q, const struct virtq_desc *desc, bool write,
+                         struct virtq_pieces *pieces)
+{
+    /* Net devices' buffers go one way as a whole. */
+    if (!(desc->flags & VIRTQ_WRITE) == write)
+        return VIRTQ_BAD_DIRECTION;
+    return add_range(q, desc->address, desc->length, pieces);
+}
+
+static uint32_t gather_indirect(struct virtq *q, const struct virtq_desc *outer,
+                                bool write, struct virtq_pieces *pieces)
+{
+    struct table table;
+    uint32_t n = outer->length / (uint32_t)sizeof(*outer), i = 0;
+    if (!q->has_indirect || (outer->flags & VIRTQ_NEXT) || n == 0 ||
+        n > VIRTQ_CHAIN_MAX || outer->length % sizeof(*outer))
+        return VIRTQ_BAD_INDIRECT;
+    if (find_table(q, outer, &table))
+        return VIRTQ_BAD_ADDRESS;
+    for (uint32_t count = 0; count < n; count++) {
+        struct virtq_desc desc = read_entry(&table, i);
+        if (desc.flags & VIRTQ_INDIRECT)
+            return VIRTQ_BAD_INDIRECT;
+        uint32_t wrong = add_desc(q, &desc, write, pieces);
+        if (wrong)
+            return wrong;
+        if (!(desc.flags & VIRTQ_NEXT))
+            return VIRTQ_OK;
+        if (desc.next >= n)
+            return VIRTQ_BAD_NEXT;
+        i = desc.next;
+    }
+    return VIRTQ_BAD_CHAIN;
+}
+
+static uint32_t gather(struct virtq *q, uint32_t head, bool write,
+                       struct virtq_pieces *pieces)
+{
+    if (head >= q->size)
+        return VIRTQ_BAD_HEAD;
+    /* Each descriptor once at most: what is longer goes round in circles. */
+    for (uint32_t count = 0, i = head; count < q->size; count++) {
+        struct virtq_desc desc = virtq_read(&q->desc[i]);
+        if (desc.flags & VIRTQ_INDIRECT)
+            return count ? VIRTQ_BAD_INDIRECT
+                         : gather_indirect(q, &desc, write, pieces);
+        uint32_t wrong = add_desc(q, &desc, write, pieces);
+        if (wrong)
+            return wrong;
+        if (!(desc.flags & VIRTQ_NEXT))
+            return VIRTQ_OK;
+        if (desc.next >= q->size)
+            return VIRTQ_BAD_NEXT;
+        i = desc.next;
+    }
+    return VIRTQ_BAD_CHAIN;
+}
+
+bool virtq_gather(struct virtq *q, uint32_t head, bool write,
+                  struct virtq_pieces *pieces)
+{
+    uint32_t wrong = gather(q, head, write, pieces);
+    if (unlikely(wrong))
+        virtq_break(q, wrong);
+    return !wrong;
+}
+
+/* ---- notification -------------------------------------------------------- */
+
+static uint16_t *avail_event(const struct virtq *q)
+{
+    return q->used + 2 + 4 * q->size;
+}
+
+/* The guest asked to be told when buffer `event` is used: was it one of [old, new)?
+ * All three run round modulo 2^16 (virtio 1.2, 2.7.10). */
+static bool has_passed(uint16_t event, uint16_t old, uint16_t new)
+{
+    return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
+}
+
+void virtq_signal(struct virtq *q)
+{
+    uint16_t old = q->told;
+    if (old == q->next)
+        return;
+    q->told = q->next;
+    /* Between the write of used.idx and the read of what the guest wants: it writes that
+     * and then looks at used.idx, and one of us must see the other. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (q->has_event_index) {
+        if (!has_passed(READ_ONCE(q->avail[2 + q->size]), old, q->next))
+            return;
+    } else if (READ_ONCE(q->avail[0]) & VIRTQ_NO_INTERRUPT) {
+        return;
+    }
+    if (q->call_fd >= 0)
+        q->ncalls++;
+    write_event(q->call_fd);
+}
+
+bool virtq_arm(struct virtq *q)
+{
+    if (q->has_event_index)
+        __atomic_store_n(avail_event(q), q->next, __ATOMIC_RELAXED);
+    else
+        __atomic_store_n(q->used, 0, __ATOMIC_RELAXED);
+    q->is_armed = 1;
+    /* As in virtq_signal(), the other way round. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    q->seen = __atomic_load_n(&q->avail[1], __ATOMIC_ACQUIRE);
+    if (q->seen == q->next)
+        return true;
+    virtq_disarm(q);
+    return false;
+}
+
+void virtq_disarm(struct virtq *q)
+{
+    q->is_armed = 0;
+    if (!q->has_event_index)
+        __atomic_store_n(q->used, VIRTQ_NO_NOTIFY, __ATOMIC_RELAXED);
+}
