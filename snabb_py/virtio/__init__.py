@@ -1,0 +1,1 @@
+"""Virtual machines: vhost-user ports, and a front end to drive them."""
