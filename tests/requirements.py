@@ -7,6 +7,7 @@ so does a test skipped for any other reason: a machine set up to run everything 
 quietly run less.
 """
 
+import ctypes
 import functools
 import os
 import shutil
@@ -85,6 +86,14 @@ def has_tbf() -> bool:
     return trial.returncode == 0
 
 
+def has_libpcap() -> bool:
+    try:
+        ctypes.CDLL("libpcap.so.0.8")
+    except OSError:
+        return False
+    return True
+
+
 def has_two_cpus() -> bool:
     return len(os.sched_getaffinity(0)) > 1
 
@@ -104,6 +113,7 @@ REQUIREMENTS = {
         has_hugepages, "a free 2 MB huge page (sysctl vm.nr_hugepages=256)"
     ),
     "iperf3": program("iperf3", "iperf3"),
+    "libpcap": Requirement(has_libpcap, "libpcap.so.0.8 (package libpcap0.8)"),
     "netns": Requirement(has_netns, "the right to make a network namespace"),
     "ping": program("ping", "iputils-ping"),
     "qemu": Requirement(

@@ -15,4 +15,11 @@ enum { /* draft-ietf-opsawg-pcap, 4 and 5 */
            16 /* bytes: seconds, fraction, length captured, on the wire */
 };
 
+enum { /* draft-ietf-opsawg-pcapng, 4.3 */
+       PCAPNG_PACKET = 6,  /* enhanced packet block */
+       PCAPNG_HEADER = 28, /* bytes of it in front of the frame */
+       PCAPNG_FLAGS = 2,   /* option: who it goes to */
+       PCAPNG_TRAILER = 16 /* bytes of that option, the end of options, the length */
+};
+
 #endif

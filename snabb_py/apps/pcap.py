@@ -1,8 +1,8 @@
 """Capture files: packets read from them and written to them.
 
 The formats are read in pcap.c, classic pcap (draft-ietf-opsawg-pcap; both byte orders,
-micro- and nanoseconds) and pcapng (draft-ietf-opsawg-pcapng); classic pcap is written
-in pcap_writer.c. Here files are opened, and what is wrong with one is put into words.
+micro- and nanoseconds) and pcapng (draft-ietf-opsawg-pcapng); both are written in
+pcap_writer.c. Here files are opened, and what is wrong with one is put into words.
 
 A file that is being written is a resource under its inode, and so is one that is being
 read: a network cannot read what it writes, nor write a file twice.
@@ -11,6 +11,7 @@ read: a network cannot read what it writes, nor write a file twice.
 import contextlib
 import os
 import stat
+import struct
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -298,7 +299,7 @@ class PcapWriter(App):
     ) -> None:
         check_range("snaplen", snaplen, 1, lib.PCAP_MAX_SNAPLEN)
         self.path = os.fspath(path)
-        self.settings = (nanosecond, snaplen)
+        self.settings: tuple[object, ...] = (nanosecond, snaplen)
         self.config: Any = ffi.new(
             "struct pcap_writer_config *",
             {"nanosecond": nanosecond, "snaplen": snaplen},
@@ -383,3 +384,58 @@ class PcapWriter(App):
             hint = "packets are dropped meanwhile"
             return str(DeviceError(f"write {self.path}", self._error, hint))
         return f"{self.path}: can be written again"
+
+
+def _option(code: int, value: bytes) -> bytes:
+    padded = value.ljust(-(-len(value) // 4) * 4, b"\0")
+    return struct.pack("=HH", code, len(value)) + padded
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    size = struct.pack("=I", len(body) + 12)
+    return struct.pack("=I", kind) + size + body + size
+
+
+def _blocks(name: str, snaplen: int) -> bytes:
+    """Return what a pcapng file begins with: its section, its one interface."""
+    # Byte order, version 1.0, a section of unknown length (4.1).
+    section = struct.pack("=IHHq", 0x1A2B3C4D, 1, 0, -1)
+    # if_name, if_tsresol: 10^-9 s, end of options (4.2).
+    options = _option(2, name.encode()) + _option(9, b"\x09") + _option(0, b"")
+    interface = struct.pack("=HHI", lib.PCAP_LINKTYPE_ETHERNET, 0, snaplen) + options
+    return _block(0x0A0D0D0A, section) + _block(1, interface)
+
+
+class PcapngWriter(PcapWriter):
+    """Packets written to a pcapng file, with the direction that they went in.
+
+                 +--------------+
+        to ----->|              |
+                 | PcapngWriter |
+        from --->|              |
+                 +--------------+
+
+    As `PcapWriter`, and each packet says whether it went to whom the file is about
+    ("inbound") or came from there; either input may be left out. Time is in ns.
+
+    Args:
+        path, snaplen: see `PcapWriter`.
+        name: of the interface in the file, up to 64 bytes.
+    """
+
+    inputs = Ports("to", "from", optional=True)
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str = "",
+        snaplen: int = lib.PCAP_MAX_SNAPLEN,
+    ) -> None:
+        super().__init__(path, snaplen=snaplen)
+        check_range("bytes of name", len(name.encode()), 0, 64)
+        self.settings = (*self.settings, "pcapng", name)
+        blocks = _blocks(name, snaplen)
+        self.blocks: Any = ffi.new("uint8_t[]", blocks)
+        self.config.blocks = self.blocks
+        self.config.blocks_size = len(blocks)

@@ -1,5 +1,5 @@
 /* Configurations, states and counters of PcapReader and PcapWriter; ports in
- * pcap.py, PcapReader in pcap.c, PcapWriter in pcap_writer.c. */
+ * pcap.py, PcapReader in pcap.c, PcapWriter and PcapngWriter in pcap_writer.c. */
 
 enum {
     PCAP_BUFFER_SIZE = 262144, /* bytes that are read from a file at once */
@@ -96,7 +96,7 @@ extern const struct app_ops pcap_reader_ops;
  * PCAP_BUFFER_SLACK bytes). Returns PCAP_*, or -errno. */
 int pcap_reader_start(struct pcap_reader_state *state);
 
-/* ---- PcapWriter ---------------------------------------------------------- */
+/* ---- PcapWriter, PcapngWriter -------------------------------------------- */
 
 enum {
     PCAP_OUTPUT_SIZE = 1048576, /* bytes that wait to be written at most */
@@ -106,6 +106,8 @@ enum {
 struct pcap_writer_config {
     uint32_t nanosecond; /* of timestamps; else microseconds */
     uint32_t snaplen;    /* bytes kept of each frame */
+    const uint8_t *blocks; /* that a pcapng file begins with; NULL: classic pcap */
+    uint32_t blocks_size;
 };
 
 /* The file and what waits to be written to it; an app's successor goes on with both.
@@ -116,6 +118,8 @@ struct pcap_output {
     uint32_t is_regular;
     uint32_t begun; /* the old file is cut off, the header on its way */
     uint32_t has_header;
+    uint32_t header_size; /* bytes */
+    uint32_t is_ng;       /* records are blocks of pcapng */
     uint32_t used;
     uint32_t written;
     uint32_t stuck;  /* the last write did not take everything: no more until a tick */

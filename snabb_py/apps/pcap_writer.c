@@ -1,4 +1,5 @@
-/* PcapWriter: classic pcap (draft-ietf-opsawg-pcap), in the machine's byte order. */
+/* PcapWriter: classic pcap (draft-ietf-opsawg-pcap), in the machine's byte order.
+ * PcapngWriter: the same with the blocks of pcapng, which know the direction. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -26,11 +27,14 @@ static int64_t clock_ns(clockid_t clock)
 }
 
 /* Bytes of the piece at p: the file's header, or a record. */
-static uint32_t piece_size(const uint8_t *p, bool is_header)
+static uint32_t piece_size(const struct pcap_output *output, const uint8_t *p,
+                           bool is_header)
 {
     uint32_t length;
-    memcpy(&length, p + 8, sizeof(length));
-    return is_header ? PCAP_FILE_HEADER : PCAP_RECORD_HEADER + length;
+    memcpy(&length, p + (output->is_ng ? 4 : 8), sizeof(length));
+    return is_header       ? output->header_size
+           : output->is_ng ? length
+                           : PCAP_RECORD_HEADER + length;
 }
 
 /* Take the pieces that are in the file whole out of the buffer. */
@@ -39,7 +43,7 @@ static void forget_written(struct pcap_output *output)
     uint32_t at = 0;
     bool is_header = output->has_header;
     while (at < output->used) {
-        uint32_t size = piece_size(output->buffer + at, is_header);
+        uint32_t size = piece_size(output, output->buffer + at, is_header);
         if (at + size > output->written)
             break;
         at += size;
@@ -96,8 +100,11 @@ static void begin_output(struct pcap_output *output,
     output->realtime = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC);
     if (output->is_regular && ftruncate(output->fd, 0))
         output->error = (uint32_t)errno;
-    memcpy(output->buffer, header, sizeof(header));
-    output->used = sizeof(header);
+    output->is_ng = config->blocks != NULL;
+    output->header_size = output->is_ng ? config->blocks_size : sizeof(header);
+    memcpy(output->buffer, output->is_ng ? config->blocks : (const uint8_t *)header,
+           output->header_size);
+    output->used = output->header_size;
     output->has_header = 1;
 }
 
@@ -107,7 +114,7 @@ uint32_t pcap_output_waiting(const struct pcap_output *output)
     bool is_header = output->has_header;
     for (uint32_t at = 0; at < output->used; is_header = false) {
         waiting += !is_header;
-        at += piece_size(output->buffer + at, is_header);
+        at += piece_size(output, output->buffer + at, is_header);
     }
     return waiting;
 }
@@ -136,19 +143,49 @@ uint32_t pcap_output_finish(struct pcap_output *output, int timeout_ms)
 
 /* ---- PcapWriter ---------------------------------------------------------- */
 
-struct timestamp {
-    uint32_t seconds;
-    uint32_t fraction; /* in the file's unit */
+/* When, in the file's unit, and which way: what is alike for a burst. */
+struct stamp {
+    uint64_t seconds;
+    uint64_t fraction;
+    uint64_t ticks;     /* both together */
+    uint32_t direction; /* 1: to whom the file is about, 2: from there (pcapng) */
 };
+
+static void put_header(uint8_t *to, const struct packet *packet, uint32_t length,
+                       const struct stamp *stamp)
+{
+    uint32_t header[4] = {(uint32_t)stamp->seconds, (uint32_t)stamp->fraction, length,
+                          packet->length};
+    memcpy(to, header, sizeof(header));
+}
+
+/* All but the frame itself of an enhanced packet block of `size` bytes. */
+static void put_block(uint8_t *to, const struct packet *packet, uint32_t length,
+                      uint32_t size, const struct stamp *stamp)
+{
+    uint32_t header[7] = {PCAPNG_PACKET,
+                          size,
+                          0, /* interface */
+                          (uint32_t)(stamp->ticks >> 32),
+                          (uint32_t)stamp->ticks,
+                          length,
+                          packet->length};
+    uint32_t trailer[4] = {PCAPNG_FLAGS | 4u << 16, stamp->direction, 0, size};
+    memcpy(to, header, sizeof(header));
+    memset(to + PCAPNG_HEADER + length, 0, size - PCAPNG_TRAILER - PCAPNG_HEADER - length);
+    memcpy(to + size - PCAPNG_TRAILER, trailer, sizeof(trailer));
+}
 
 /* Append a record of a plain packet; it stays the caller's. */
 static void put_record(struct app *app, const struct packet *packet,
-                       const struct timestamp *time)
+                       const struct stamp *stamp)
 {
     const struct pcap_writer_config *config = app->config;
     struct pcap_output *output = app->state;
     uint32_t length = min_u32(packet->length, config->snaplen);
-    uint32_t size = PCAP_RECORD_HEADER + length;
+    uint32_t before = output->is_ng ? PCAPNG_HEADER : PCAP_RECORD_HEADER;
+    uint32_t size = output->is_ng ? before + (length + 3) / 4 * 4 + PCAPNG_TRAILER
+                                  : before + length;
     if (unlikely(PCAP_OUTPUT_SIZE - output->used < size + SLACK)) {
         if (!output->stuck)
             flush(output);
@@ -158,23 +195,26 @@ static void put_record(struct app *app, const struct packet *packet,
             return;
         }
     }
-    uint32_t header[4] = {time->seconds, time->fraction, length, packet->length};
     uint8_t *to = output->buffer + output->used;
-    memcpy(to, header, sizeof(header));
-    packet_copy_data(to + sizeof(header), packet->data, length);
+    /* The frame first: whole cache lines of it overwrite what is behind it. */
+    packet_copy_data(to + before, packet->data, length);
+    if (output->is_ng)
+        put_block(to, packet, length, size, stamp);
+    else
+        put_header(to, packet, length, stamp);
     output->used += size;
     app->counters[PCAP_WRITER_TRUNCATED] += length < packet->length;
 }
 
 /* A packet that is not yet what a wire would carry: finish it first. */
 static void put_offloaded(struct app *app, struct packet *packet,
-                          const struct timestamp *time)
+                          const struct stamp *stamp)
 {
     struct freelist *freelist = app->worker->freelist;
     struct packet *segments[SEGMENTS_MAX];
     if (packet->gso_type == PACKET_GSO_NONE) {
         if (packet_finish_checksum(packet))
-            put_record(app, packet, time);
+            put_record(app, packet, stamp);
         else
             app->counters[PCAP_WRITER_DROP_BAD_OFFLOAD]++;
         return;
@@ -186,7 +226,7 @@ static void put_offloaded(struct app *app, struct packet *packet,
         return;
     }
     for (int i = 0; i < n; i++)
-        put_record(app, segments[i], time);
+        put_record(app, segments[i], stamp);
     packet_free_burst(freelist, segments, (uint32_t)n);
 }
 
@@ -197,7 +237,7 @@ static uint32_t most_bytes(const struct packet *packet)
     uint32_t segments = 1;
     if (unlikely(packet->gso_type && packet->gso_size))
         segments = min_u32(1 + packet->length / packet->gso_size, SEGMENTS_MAX);
-    return packet->length + segments * (PCAP_RECORD_HEADER + SLACK) +
+    return packet->length + segments * (PCAPNG_HEADER + PCAPNG_TRAILER + SLACK) +
            (segments - 1) * 256;
 }
 
@@ -215,36 +255,50 @@ static uint32_t count_fitting(struct pcap_output *output, struct link *in)
     return n;
 }
 
-static uint32_t pcap_writer_push(struct app *app)
+static uint32_t write_input(struct app *app, struct link *in, struct stamp stamp)
 {
-    const struct pcap_writer_config *config = app->config;
     struct pcap_output *output = app->state;
-    struct link *in = app->input[0];
     struct packet *burst[LINK_CAPACITY];
     uint32_t n = LINK_CAPACITY;
     if (unlikely(!output->is_regular && !output->error))
         n = count_fitting(output, in);
     n = link_receive_burst(in, burst, n);
-    if (n == 0)
-        return 0;
-    if (unlikely(!output->begun))
-        begin_output(output, config);
-    uint64_t now = app->worker->now + (uint64_t)output->realtime;
-    struct timestamp time = {
-        .seconds = (uint32_t)(now / NS_PER_S),
-        .fraction = (uint32_t)(now % NS_PER_S) / (config->nanosecond ? 1 : 1000),
-    };
     for (uint32_t i = 0; i < n; i++) {
         struct packet *packet = burst[i];
         if (unlikely(packet->flags & PACKET_CSUM_PARTIAL || packet->gso_type))
-            put_offloaded(app, packet, &time);
+            put_offloaded(app, packet, &stamp);
         else
-            put_record(app, packet, &time);
+            put_record(app, packet, &stamp);
     }
     packet_free_burst(in->freelist, burst, n);
     if (output->used >= PCAP_OUTPUT_PIECE && !output->stuck)
         flush(output);
     return n;
+}
+
+/* The first input has what goes to whom the file is about, a second one what comes. */
+static uint32_t pcap_writer_push(struct app *app)
+{
+    const struct pcap_writer_config *config = app->config;
+    struct pcap_output *output = app->state;
+    uint32_t moved = 0;
+    for (uint32_t i = 0; i < app->ninput; i++) {
+        struct link *in = app->input[i];
+        if (!in || link_readable(in) == 0)
+            continue;
+        if (unlikely(!output->begun))
+            begin_output(output, config);
+        uint64_t now = app->worker->now + (uint64_t)output->realtime;
+        uint64_t unit = config->nanosecond ? 1 : 1000; /* ns */
+        moved += write_input(app, in,
+                             (struct stamp){
+                                 .seconds = now / NS_PER_S,
+                                 .fraction = now % NS_PER_S / unit,
+                                 .ticks = now / unit,
+                                 .direction = i + 1,
+                             });
+    }
+    return moved;
 }
 
 static void pcap_writer_tick(struct app *app)
