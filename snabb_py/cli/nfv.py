@@ -23,10 +23,11 @@ from snabb_py.errors import ConfigError
 from snabb_py.virtio.nfv_config import PortConfig, read
 from snabb_py.virtio.nfv_keys import KEYS
 
-#: Packets for a port: descriptors, links, and what its guest leaves lying.
-PORT_PACKETS = 4096
-#: Ports that there is memory for at least, as some may come later.
-LEAST_PORTS = 4
+#: Packets for a port: descriptors, links, and what its guest leaves lying; of many
+#: ports, not all do that at once.
+PORT_PACKETS, FURTHER_PACKETS = 4096, 2048
+#: Ports that there is memory for at least, as some may come later, and for in full.
+LEAST_PORTS, FULL_PORTS = 4, 8
 LARGE_PACKETS = 1024
 PATH = click.Path(path_type=Path)
 
@@ -351,7 +352,9 @@ def traffic(  # noqa: PLR0913 - the options of a program
 
 def _with_memory(settings: dict[str, Any], nports: int) -> dict[str, Any]:
     """Return an engine's settings with packets for these ports."""
-    more = PORT_PACKETS * max(nports, LEAST_PORTS)
+    nports = max(nports, LEAST_PORTS)
+    nfull = min(nports, FULL_PORTS)
+    more = PORT_PACKETS * nfull + FURTHER_PACKETS * (nports - nfull)
     return settings | {
         "packets": settings["packets"] + more,
         "large_packets": LARGE_PACKETS,

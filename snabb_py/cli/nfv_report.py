@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from snabb_py.cli.interfaces import ECHOES, app_drops
 from snabb_py.cli.nfv_network import Chain, links_from, links_to
 from snabb_py.cli.run import Meter, Reporter, printable, wire_gbps
+from snabb_py.engine.app import App
 from snabb_py.engine.config import LinkSpec
 from snabb_py.engine.engine import Engine
-from snabb_py.nic.intel82599 import QUEUE_COUNTERS
+from snabb_py.nic.intel82599 import QUEUE_COUNTERS, Intel82599
 from snabb_py.nic.intel82599_statistics import NAMES
 from snabb_py.virtio.net_device import VhostUser
 
@@ -57,6 +58,13 @@ def _lost(engine: Engine, spec: LinkSpec) -> int:
     return link.counters["txdrop"] if link else 0
 
 
+def _statistics(app: App) -> dict[str, int]:
+    """Return what a device has counted; of those who share a card, one says it."""
+    if isinstance(app, Intel82599) and not app.is_leader:
+        return {}
+    return app.statistics()
+
+
 class NfvMeter:
     """What ports have done, with rates between two looks and over the whole run.
 
@@ -82,18 +90,30 @@ class NfvMeter:
         """
         with self.lock:
             before = self._now()
-            commit()
-            self.chains = chains
-            after = self._now()
-            for port_id, counts in before.items():
-                now = after.get(port_id, Counter())
-                past = self._past.setdefault(port_id, Counter())
-                for key, n in counts.items():
-                    if now[key] < n:
-                        past[key] += n - now[key]
-            gone = [port_id for port_id in self._past if port_id not in chains]
-            for port_id in gone[:-MOST_GONE]:
-                del self._past[port_id]
+            try:
+                commit()
+                self.chains = chains
+            finally:
+                # Not only then: what did not work out may have been begun.
+                self._keep(before)
+
+    def forget(self) -> None:
+        """Have no ports: what runs is nobody's."""
+        with self.lock:
+            self.chains = {}
+
+    def _keep(self, before: dict[str, Tally]) -> None:
+        """Keep what apps had counted that are gone or have begun anew."""
+        after = self._now()
+        for port_id, counts in before.items():
+            now = after.get(port_id, Counter())
+            past = self._past.setdefault(port_id, Counter())
+            for key, n in counts.items():
+                if now[key] < n:
+                    past[key] += n - now[key]
+        gone = [port_id for port_id in self._past if port_id not in self.chains]
+        for port_id in gone[:-MOST_GONE]:
+            del self._past[port_id]
 
     def _now(self) -> dict[str, Tally]:
         return {i: tally(self.engine, chain) for i, chain in self.chains.items()}
@@ -222,7 +242,7 @@ class NfvMeter:
             apps = {
                 name: {
                     k: n
-                    for k, n in (app.counters | app.instance.statistics()).items()
+                    for k, n in (app.counters | _statistics(app.instance)).items()
                     if n
                 }
                 for name, app in sorted(self.engine.apps.items())

@@ -146,15 +146,26 @@ class Traffic:
             self.network, self.config = network, config
 
     def _commit(self, network: Network) -> None:
-        before = self.network.config
+        """Commit a network, or go back to the one that there was.
+
+        Raises:
+            SnabbError: it cannot be.
+        """
         between = transition(self.network, network)
+        if between is None:
+            self.engine.commit(network.config)
+            return
+        self.engine.commit(between)
         try:
-            if between is not None:
-                self.engine.commit(between)
             self.engine.commit(network.config)
         except SnabbError:
-            if between is not None:
-                self.engine.commit(before)
+            try:
+                self.engine.commit(self.network.config)
+            except SnabbError as error:
+                # Somebody has taken what we had: the next config begins anew.
+                self.network, self.config = Network(between, {}, ""), NfvConfig()
+                self.meter.forget()
+                self.log(f"cannot go back to what there was: {error}")
             raise
 
     def reload(self) -> str:
