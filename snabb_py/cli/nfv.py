@@ -150,7 +150,8 @@ def qemu(  # noqa: PLR0913 - the options of a program
     They are ready to paste: memory that is shared, since we read and write it
     ourselves, the socket, and the card with what the port's keys say of it. SOCK is as
     for `nfv traffic`. Disk, kernel, CPUs and -accel kvm are up to you. The mtu key
-    reaches the guest this way only.
+    reaches the guest this way only. QEMU before 9.2 wants reconnect=1 instead of
+    reconnect-ms=1000.
 
     \b
     Examples:

@@ -34,7 +34,7 @@ def qemu_arguments(
         memory: size, as QEMU has it.
         has_mgmt: a card of user networking comes with it.
     """
-    mode = "reconnect=1" if is_server else "server=on,wait=off"
+    mode = "reconnect-ms=1000" if is_server else "server=on,wait=off"
     netdev = "vhost-user,id=net0,chardev=char0"
     device = {"netdev": "net0"}
     if port.macs:

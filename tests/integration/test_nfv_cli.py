@@ -19,6 +19,7 @@ from snabb_py.engine.shm import runtime_directory
 from snabb_py.errors import ConfigError
 from snabb_py.virtio.frontend import Frontend, Guest
 from snabb_py.virtio.nfv_keys import KEYS
+from tests import guest as linux
 from tests.captures import EndOfSenseError, frames_in
 from tests.harness import Harness
 from tests.hosts import until
@@ -468,6 +469,41 @@ def test_benchmark(tmp_path: Path) -> None:
     assert summary["benchmark"]["mpps"] > 0
 
 
+@pytest.mark.need("qemu", "ping", "iperf3")
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_linux_in_qemu(tmp_path: Path, trunk: str) -> None:
+    """With the arguments that `nfv qemu` prints, stock drivers, and offloads."""
+    text = toml(
+        port("A", A, vlan=43, queues=2, mtu=1400),
+        port("B", B, vlan=43, disable_mrg_rxbuf=True, egress_filter="arp or ip"),
+    )
+    with traffic(tmp_path, trunk, text) as program, ExitStack() as stack:
+        guests = []
+        for name, address in (("A", "10.0.0.1"), ("B", "10.0.0.2")):
+            done = call("qemu", program.conf, tmp_path / "%s.sock", name)
+            words = shlex.split(done.stdout.replace("\\\n", " "))
+            extra = words[words.index("-chardev") :]
+            guest = stack.enter_context(linux.Guest(extra=extra, memory="256M"))
+            guest.run("modprobe virtio_net")
+            # The second has the first's MTU by hand: there it is no port's key.
+            guest.run(
+                f"ip addr add {address}/24 dev eth0; ip link set eth0 up mtu 1400"
+            )
+            guests.append(guest)
+        a, b = guests
+        assert "mtu 1400" in a.run("ip link show eth0")
+        assert A.hex(":") in a.run("ip link show eth0")
+        assert "Combined:\t2" in a.run("ethtool -l eth0").replace(" ", "")
+        a.run("ping -c 3 -i 0.2 -W 10 10.0.0.2")
+        b.run("iperf3 -s -1 -D")
+        a.run("iperf3 -c 10.0.0.2 -n 4M", timeout=60)
+        summary = program.end()
+    for name in "AB":
+        drops = counts(summary, name, "from")[1]
+        assert not [reason for reason in drops if "offload" in reason]
+        assert counts(summary, name, "to")[0] > 0
+
+
 # -- check and qemu, errors ----------------------------------------------------
 
 
@@ -495,7 +531,7 @@ def test_qemu_arguments(tmp_path: Path) -> None:
     assert ("-object", "memory-backend-memfd,id=mem,size=1G,share=on") in options
     assert (
         "-chardev",
-        f"socket,id=char0,path={tmp_path}/a,,b-A.sock,reconnect=1",
+        f"socket,id=char0,path={tmp_path}/a,,b-A.sock,reconnect-ms=1000",
     ) in options
     assert ("-netdev", "vhost-user,id=net0,chardev=char0,queues=4") in options
     card = f"virtio-net-pci,netdev=net0,mac={A.hex(':')}"
