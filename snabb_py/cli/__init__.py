@@ -27,6 +27,7 @@ from snabb_py.errors import ConfigError, DeviceError, SnabbError
 PROGRAMS = {
     "bench": "Measure the engine itself.",
     "forward": "Join two interfaces through a chain of forwarders.",
+    "nfv": "Join virtual machines to a card, each with a port of its own.",
     "pci": "Show PCI cards; lend them to user space and give them back.",
     "sim82599": "Serve software Intel 82599 cards to virtual machines.",
 }
@@ -90,6 +91,7 @@ def cli(*, debug: bool) -> None:
     Examples:
       snabb-py forward --hops 8 --bidir
       snabb-py forward raw:eth1 raw:eth2 --bidir
+      snabb-py nfv traffic sim examples/nfv.toml vm-%s.sock
       snabb-py sim82599 nic.sock --wire tap:tap0
       snabb-py pci list
       snabb-py bench basic1

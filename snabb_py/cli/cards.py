@@ -8,6 +8,7 @@ software card: inline, wire=..., and those of the wire's generator.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ SIM_WORKER = 1
 SIM_PACKETS = 16384
 CARD_OPTIONS = ("ring", "mtu", "mac")
 GENERATOR_OPTIONS = ("rate", "size", "flows", "vlan", "ip", "count")
+#: Whom a generator sends to: MAC address and VLAN.
+Target = tuple[bytes, int | None]
 SIM = (
     "sim[,inline][,wire=gen|sink|null|tap:NAME|raw:IFNAME|pcap:F]"
     "[,rate=PPS|Gbps|max][,size=N|N+N...|imix][,flows=N][,count=N][,ring=N][,mtu=N]"
@@ -154,11 +157,53 @@ def attach_sim(config: Config, name: str, word: str, *, number: int, ring: int) 
     Raises:
         ConfigError: the word is wrong.
     """
+    parsed = parse_sim(word)
+    is_inline = "inline" in parsed.options or len(os.sched_getaffinity(0)) == 1
+    sim = attach_wire(config, name, parsed, number=number, is_inline=is_inline)
+    try:
+        arguments = driver_arguments(parsed, ring)
+    except BaseException:
+        sim.card.close()
+        raise
+    config.app(name, LocalIntel82599, card=sim.card, **arguments)
+    return sim
+
+
+def parse_sim(word: str) -> CardWord:
+    """Return the parts of a software card's word.
+
+    Raises:
+        ConfigError: it is none.
+    """
     parsed = parse(word, (*CARD_OPTIONS, "inline", "wire", *GENERATOR_OPTIONS))
     if parsed.name != "sim":
         raise parsed.fail(f"expected {SIM}")
+    return parsed
+
+
+def attach_wire(  # noqa: PLR0913 - what a card and its wire are
+    config: Config,
+    name: str,
+    parsed: CardWord,
+    *,
+    number: int = 0,
+    is_inline: bool = False,
+    targets: Sequence[Target] = (),
+) -> Sim:
+    """Add a software card and its wire to a config, but no driver.
+
+    Args:
+        config: gets them.
+        name: see `attach_sim`; it is that of the driver still to come.
+        parsed: the card's word.
+        number: see `attach_sim`.
+        is_inline: it is stepped by the worker of its driver.
+        targets: addresses and VLANs that a generator sends to; none: the card's own.
+
+    Raises:
+        ConfigError: the word is wrong.
+    """
     wire = parsed.options.get("wire", "gen")
-    is_inline = "inline" in parsed.options or len(os.sched_getaffinity(0)) == 1
     worker = None if is_inline else SIM_WORKER
     rate = parsed.options.get("rate", "")
     if is_inline and wire.partition(":")[0] in {"tap", "raw"}:
@@ -172,24 +217,30 @@ def attach_sim(config: Config, name: str, word: str, *, number: int, ring: int) 
         waits=wire.partition(":")[0] in {"gen", "pcap"} and rate in {"", "max"},
     )
     config.app(f"{name}-card", LocalSoftwareCard, worker=worker, card=card)
-    config.app(name, LocalIntel82599, card=card, **driver_arguments(parsed, ring))
     sim = Sim(card, None, f"{name}-wire-out", (f"{name}-card", name), is_inline)
     try:
-        _attach_wire(config, name, parsed, sim, worker)
+        _attach_wire(config, name, parsed, sim, worker=worker, targets=targets)
     except BaseException:
         card.close()
         raise
     return sim
 
 
-def _attach_wire(
-    config: Config, name: str, parsed: CardWord, sim: Sim, worker: int | None
+def _attach_wire(  # noqa: PLR0913 - see attach_wire
+    config: Config,
+    name: str,
+    parsed: CardWord,
+    sim: Sim,
+    *,
+    worker: int | None,
+    targets: Sequence[Target],
 ) -> None:
     wire = parsed.options.get("wire", "gen")
     kind = wire.partition(":")[0]
     if kind == "gen" and wire == kind:
         sim.entry = f"{name}-wire-in"
-        config.app(sim.entry, Generator, worker=worker, **_traffic(parsed, sim.card))
+        traffic = _traffic(parsed, sim.card, targets)
+        config.app(sim.entry, Generator, worker=worker, **traffic)
         config.link(f"{sim.entry}.tx -> {name}-card.rx")
     if wire in {"gen", "sink"}:
         config.app(sim.exit, Checker, worker=worker)
@@ -216,7 +267,7 @@ def _attach_wire(
     config.link(f"{name}-card.tx -> {sim.exit}.rx")
 
 
-def _traffic(parsed: CardWord, card: Card) -> dict[str, Any]:
+def _traffic(parsed: CardWord, card: Card, targets: Sequence[Target]) -> dict[str, Any]:
     """Return the arguments of the generator on a card's wire.
 
     Raises:
@@ -225,7 +276,11 @@ def _traffic(parsed: CardWord, card: Card) -> dict[str, Any]:
     options = {"size": "", "flows": "16", "vlan": "", "ip": "4", **parsed.options}
     rate = options.get("rate", "")
     try:
-        frames = make_frames(options, card.mac)
+        frames = [
+            frame
+            for mac, vlan in targets or [(card.mac, None)]
+            for frame in make_frames(options | _tag(options, vlan), mac)
+        ]
         if rate == "max":
             speed: dict[str, Any] = {}
         elif rate:
@@ -239,6 +294,11 @@ def _traffic(parsed: CardWord, card: Card) -> dict[str, Any]:
     return {"frames": frames, "stream": stream, "count": count, **speed}
 
 
+def _tag(options: dict[str, str], vlan: int | None) -> dict[str, str]:
+    """Return the VLAN of a target, where the user has said none."""
+    return {} if vlan is None or options["vlan"] else {"vlan": str(vlan)}
+
+
 def attach_pci(config: Config, name: str, word: str, *, ring: int) -> bool:
     """Add the driver of a card to a config.
 
@@ -249,11 +309,22 @@ def attach_pci(config: Config, name: str, word: str, *, ring: int) -> bool:
         ConfigError: an option is wrong, or it is no card that we drive.
         DeviceError: there is no such card.
     """
+    parsed = parse(word, CARD_OPTIONS)
+    address, is_physical = find_card(parsed)
+    config.app(name, Intel82599, card=address, **driver_arguments(parsed, ring))
+    return is_physical
+
+
+def find_card(parsed: CardWord) -> tuple[str, bool]:
+    """Return a card's full address, and whether it has no IOMMU.
+
+    Raises:
+        ConfigError: it is no card that we drive.
+        DeviceError: there is no such card.
+    """
     from snabb_py.engine.pci import find, parse_address
     from snabb_py.nic.intel82599_ids import check_id
 
-    parsed = parse(word, CARD_OPTIONS)
     device = find(parse_address(parsed.name))
     check_id(device.vendor, device.device, address=device.address, kind=device.kind)
-    config.app(name, Intel82599, card=device.address, **driver_arguments(parsed, ring))
-    return device.iommu_group is None
+    return device.address, device.iommu_group is None

@@ -24,9 +24,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def engine_options(command: F) -> F:
-    """Add how the engine runs: --cpu, --busy."""
+    """Add how the engine runs: --cpu, -b/--busy."""
     for option in (
-        click.option("--busy", is_flag=True, help="Never sleep: poll all the time."),
+        click.option(
+            "-b", "--busy", is_flag=True, help="Never sleep: poll all the time."
+        ),
         click.option(
             "--cpu", type=int, metavar="N", help="Pin the worker to this CPU."
         ),

@@ -38,7 +38,8 @@ class PortConfig:
         rx_police_burst, tx_police_burst: bytes that may pass at once after a pause;
             None: 10 ms of the limit.
         disable_mrg_rxbuf, disable_indirect_desc: features it is not offered.
-        server: we make the socket and the virtual machine connects; else it is there.
+        server: we make the socket and the virtual machine connects; False: it makes the
+            socket, None: as the program was told for all.
         mtu: that it is told, bytes; None: it is told none.
         queues: pairs that it may use.
         mirror: a capture file of all that goes to it and comes from it; None: none.
@@ -57,7 +58,7 @@ class PortConfig:
     tx_police_burst: int | None = None
     disable_mrg_rxbuf: bool = False
     disable_indirect_desc: bool = False
-    server: bool = False
+    server: bool | None = None
     mtu: int | None = None
     queues: int = 1
     mirror: str | None = None

@@ -27,3 +27,15 @@ def test_every_make_target_named_exists() -> None:
     makefile = README.with_name("Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
     assert named - {"and"} <= targets
+
+
+def test_the_checks_shown_pass() -> None:
+    commands = re.findall(
+        r"^    snabb-py (nfv (?:check|qemu) [^#\n]*)", README.read_text(), re.MULTILINE
+    )
+    assert len(commands) == 2
+    for command in commands:
+        subprocess.run(
+            [sys.executable, "-m", "snabb_py", *command.split()],
+            check=True, capture_output=True, cwd=README.parent, timeout=60,
+        )  # fmt: skip

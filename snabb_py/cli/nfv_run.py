@@ -1,0 +1,259 @@
+"""A running `snabb-py nfv traffic`: its config is watched and followed.
+
+A change that makes sense is committed into the running network: ports that it does not
+concern notice nothing. One that makes none is refused, and all runs on.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snabb_py.cli.nfv_network import Network, Trunk, build, transition
+from snabb_py.cli.nfv_report import NfvMeter
+from snabb_py.engine.config import Config
+from snabb_py.engine.engine import Engine
+from snabb_py.errors import SnabbError
+from snabb_py.virtio.nfv_config import NfvConfig, read
+
+#: Seconds between two looks at the file, and until one that has changed is whole.
+INTERVAL, SETTLING = 1.0, 0.1
+
+Signature = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """Where the ports' sockets are, and who makes them.
+
+    Attributes:
+        template: a path with "%s" for the port's id.
+        is_server: we make them, where a port does not say.
+    """
+
+    template: str
+    is_server: bool = True
+
+    def paths(self, config: NfvConfig) -> dict[str, str]:
+        """Return each port's path.
+
+        Raises:
+            ConfigError: two would have the same, or one is too long.
+        """
+        return config.socket_paths(str(Path(self.template).absolute()))
+
+
+def signature_of(path: Path) -> Signature:
+    """Return what tells a file from what it was before."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_dev, status.st_size, status.st_mtime_ns
+
+
+def describe(old: NfvConfig, new: NfvConfig) -> str:
+    """Return what has changed, in words."""
+    before = {port.port_id: port for port in old.ports}
+    after = {port.port_id: port for port in new.ports}
+    both = before.keys() & after.keys()
+    parts = [
+        f"{what} {', '.join(sorted(ids))}"
+        for what, ids in (
+            ("added", after.keys() - before.keys()),
+            ("removed", before.keys() - after.keys()),
+            ("changed", {i for i in both if before[i] != after[i]}),
+        )
+        if ids
+    ]
+    return "; ".join(parts) or "nothing has changed"
+
+
+class Traffic:
+    """The network of a config file.
+
+    Args:
+        engine: runs it.
+        trunk: what the ports are joined to.
+        path: of the file.
+        sockets: of the ports.
+        meter: counts.
+        log: takes a line for the user.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a run consists of
+        self,
+        engine: Engine,
+        trunk: Trunk,
+        path: Path,
+        sockets: Sockets,
+        *,
+        meter: NfvMeter,
+        log: Callable[[str], None],
+    ) -> None:
+        self.engine = engine
+        self.trunk = trunk
+        self.path = path
+        self.sockets = sockets
+        self.meter = meter
+        self.log = log
+        self.config = NfvConfig()
+        self.network = Network(Config(), {}, "")
+        self._seen: Signature = ()
+        self._lock = threading.RLock()
+
+    def start(self, config: NfvConfig, signature: Signature) -> None:
+        """Begin with a config, and watch its file from now on.
+
+        Args:
+            config: has been read from it.
+            signature: of the file, before it was read.
+
+        Raises:
+            SnabbError: it cannot be.
+        """
+        self._seen = signature
+        self.apply(config)
+        timers = self.engine.timers
+        timers.at(self.meter.start + INTERVAL, self._look, INTERVAL)
+        self.engine.verbs["reload"] = (
+            "read the config again, now: what has changed, or why it cannot be",
+            lambda _engine, _request: self.reload(),
+        )
+
+    def apply(self, config: NfvConfig) -> None:
+        """Make the network that of a config.
+
+        Raises:
+            SnabbError: it cannot be; the network is then as it was.
+        """
+        with self._lock:
+            network = build(
+                self.trunk,
+                config,
+                self.sockets.paths(config),
+                is_server=self.sockets.is_server,
+                places={i: c.place for i, c in self.network.chains.items()},
+                # It is started when there is something to write.
+                worker=self.engine.nworkers,
+            )
+            self.meter.change(lambda: self._commit(network), network.chains)
+            if network.mode != self.network.mode and network.mode == "switch":
+                self.log(f"a bridge joins the ports and {self.trunk.word}")
+            self.network, self.config = network, config
+
+    def _commit(self, network: Network) -> None:
+        """Commit a network, or go back to the one that there was.
+
+        Raises:
+            SnabbError: it cannot be.
+        """
+        between = transition(self.network, network)
+        if between is None:
+            self.engine.commit(network.config)
+            return
+        self.engine.commit(between)
+        try:
+            self.engine.commit(network.config)
+        except SnabbError:
+            try:
+                self.engine.commit(self.network.config)
+            except SnabbError as error:
+                # Somebody has taken what we had: the next config begins anew.
+                self.network, self.config = Network(between, {}, ""), NfvConfig()
+                self.meter.forget()
+                self.log(f"cannot go back to what there was: {error}")
+            raise
+
+    def reload(self) -> str:
+        """Read the file again and follow it; return what has changed.
+
+        Raises:
+            SnabbError: it makes no sense, or cannot be; nothing has changed.
+        """
+        with self._lock:
+            self._seen = signature_of(self.path)
+            config = read(self.path, self.log)
+            text = describe(self.config, config)
+            if config != self.config:
+                self.apply(config)
+            return text
+
+    def _look(self) -> None:
+        """Notice that the file has changed."""
+        signature = signature_of(self.path)
+        if signature != self._seen:
+            self._settle(signature)
+
+    def _settle(self, signature: Signature) -> None:
+        """Follow the file when whoever writes it seems to have finished."""
+
+        def again() -> None:
+            now = signature_of(self.path)
+            if now != signature:
+                self._settle(now)
+            elif now != self._seen:
+                self._follow()
+
+        self.engine.timers.at(time.monotonic() + SETTLING, again)
+
+    def _follow(self) -> None:
+        try:
+            self.log(f"{self.path}: {self.reload()}")
+        except SnabbError as error:
+            where = (
+                "" if str(error).startswith(os.fspath(self.path)) else f"{self.path}: "
+            )
+            self.log(f"{where}{error}; all runs on as it was")
+
+
+class Benchmark:
+    """The time that the virtual machines' first N packets take.
+
+    Args:
+        npackets: from all of them, after the first that was seen.
+    """
+
+    def __init__(
+        self, traffic: Traffic, npackets: int, clock: Callable[[], float]
+    ) -> None:
+        self.traffic = traffic
+        self.npackets = npackets
+        self.clock = clock
+        self.start: tuple[float, int, int, int] | None = None
+        self.end = (0.0, 0, 0, 0)
+
+    def _read(self) -> tuple[float, int, int, int]:
+        totals = self.traffic.meter.totals().values()
+        packets, nbytes = (
+            sum(counts["from", unit] for counts in totals)
+            for unit in ("packets", "bytes")
+        )
+        breaths = self.traffic.engine.workers[0].row["breaths"]
+        return self.clock(), packets, nbytes, breaths
+
+    def is_done(self) -> bool:
+        """Look; return whether all have been seen."""
+        self.end = now = self._read()
+        if self.start is None and now[1]:
+            self.start = now
+        return self.start is not None and now[1] - self.start[1] >= self.npackets
+
+    def result(self) -> dict[str, Any]:
+        """Return what has been measured."""
+        seconds, packets, nbytes, breaths = (
+            b - a for a, b in zip(self.start or self.end, self.end, strict=True)
+        )
+        return {
+            "packets": packets,
+            "bytes": nbytes,
+            "seconds": round(seconds, 6),
+            "mpps": round(packets / max(seconds, 1e-9) / 1e6, 6),
+            "gbps": round(nbytes * 8 / max(seconds, 1e-9) / 1e9, 6),
+            "breaths": breaths,
+            "packets_per_breath": round(packets / max(breaths, 1), 3),
+            "us_per_breath": round(seconds * 1e6 / max(breaths, 1), 3),
+        }
