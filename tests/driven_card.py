@@ -127,8 +127,8 @@ class DrivenCard:
     ) -> None:
         for harness in self.apps:
             harness.close()
-        self.wire.__exit__(kind, error, trace)
         counters = self.card.counters
+        self.wire.__exit__(kind, error, trace)
         self.card.close()
         free = self.pool.free
         total = self.pool.total

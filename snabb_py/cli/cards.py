@@ -34,7 +34,8 @@ GENERATOR_OPTIONS = ("rate", "size", "flows", "vlan", "ip", "count")
 Target = tuple[bytes, int | None]
 SIM = (
     "sim[,inline][,wire=gen|sink|null|tap:NAME|raw:IFNAME|pcap:F]"
-    "[,rate=PPS|Gbps|max][,size=N|N+N...|imix][,flows=N][,count=N][,ring=N][,mtu=N]"
+    "[,rate=PPS|Gbps|max][,size=N|N+N...|imix][,flows=N][,vlan=N][,ip=4|6][,count=N]"
+    "[,ring=N][,mtu=N][,mac=MAC]"
 )
 
 
@@ -132,7 +133,7 @@ class Sim:
         entry: app that frames come from, None: none come.
         exit: app that takes frames.
         inside: apps between the wire and the ports, the wire's side first.
-        is_inline: it is stepped by the worker of its driver.
+        is_inline: it is stepped by the worker of its driver, in modelled time.
         needs_large: super-frames may come from its wire.
     """
 
@@ -158,7 +159,7 @@ def attach_sim(config: Config, name: str, word: str, *, number: int, ring: int) 
         ConfigError: the word is wrong.
     """
     parsed = parse_sim(word)
-    is_inline = "inline" in parsed.options or len(os.sched_getaffinity(0)) == 1
+    is_inline = "inline" in parsed.options
     sim = attach_wire(config, name, parsed, number=number, is_inline=is_inline)
     try:
         arguments = driver_arguments(parsed, ring)
@@ -167,6 +168,14 @@ def attach_sim(config: Config, name: str, word: str, *, number: int, ring: int) 
         raise
     config.app(name, LocalIntel82599, card=sim.card, **arguments)
     return sim
+
+
+def has_room() -> bool:
+    """Whether there is a CPU for software cards beside that of their drivers.
+
+    If not they share a worker, and real time: two workers would wait for each other.
+    """
+    return len(os.sched_getaffinity(0)) > 1
 
 
 def parse_sim(word: str) -> CardWord:
@@ -204,7 +213,7 @@ def attach_wire(  # noqa: PLR0913 - what a card and its wire are
         ConfigError: the word is wrong.
     """
     wire = parsed.options.get("wire", "gen")
-    worker = None if is_inline else SIM_WORKER
+    worker = None if is_inline or not has_room() else SIM_WORKER
     rate = parsed.options.get("rate", "")
     if is_inline and wire.partition(":")[0] in {"tap", "raw"}:
         raise parsed.fail("inline: its time is modelled, that of a tap or raw is not")

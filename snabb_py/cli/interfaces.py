@@ -158,7 +158,7 @@ def engine_settings(
     Raises:
         ConfigError: they do not go together.
     """
-    from snabb_py.cli.cards import INLINE_BREATH_NS, SIM_PACKETS
+    from snabb_py.cli.cards import INLINE_BREATH_NS, SIM_PACKETS, has_room
 
     sims = [i.sim for i in interfaces if i.sim]
     inline = [sim.is_inline for sim in sims]
@@ -169,7 +169,7 @@ def engine_settings(
             raise ConfigError(
                 "sim,inline: its time is modelled, and that of no other interface"
             )
-        free = bool(sims) and not any(inline)
+        free = bool(sims) and not any(inline) and has_room()
         yield {
             "workers": 2 if free else 1,
             "cpus": [cpu, sim_cpu] if free else [cpu],

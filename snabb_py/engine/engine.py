@@ -37,6 +37,7 @@ from snabb_py.engine.worker import RunningApp, RunningLink, Worker, check_cpu
 from snabb_py.errors import AppError, ConfigError, SnabbError
 
 SUPERVISE_INTERVAL = 0.1  # seconds
+STILL_LOOKS = 4  #: of half a millisecond, in which nothing moves: the network is empty
 
 
 @dataclass
@@ -482,7 +483,7 @@ class Engine:
                 if line:
                     self.log(line)
 
-    def drain(self, timeout: float = 0.05) -> bool:
+    def drain(self, timeout: float = 0.5) -> bool:
         """Let nothing new in until what is in the network has left it.
 
         Returns:
@@ -491,12 +492,17 @@ class Engine:
         for worker in self._workers:
             lib.worker_drain(worker.worker, 1)
         deadline = time.monotonic() + timeout
-        still = 0
-        while still < 3 and time.monotonic() < deadline:  # noqa: PLR2004
+        still, moved = 0, -1
+        while still < STILL_LOOKS and time.monotonic() < deadline:
             time.sleep(0.5e-3)
-            is_still = all(lib.worker_drained(w.worker) > 1 for w in self._workers)
+            # A wire at its own speed lets rounds pass in which nothing moves: what has
+            # moved since the last look counts too.
+            before, moved = moved, sum(k.row["rxpackets"] for k in self._links.values())
+            is_still = moved == before and all(
+                lib.worker_drained(w.worker) > 1 for w in self._workers
+            )
             still = still + 1 if is_still else 0
-        return still >= 3 and not self._on_links()  # noqa: PLR2004
+        return still >= STILL_LOOKS and not self._on_links()
 
     def close(self, *, timeout: float = 5.0) -> None:
         """Stop everything and give everything back.

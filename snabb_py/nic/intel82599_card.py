@@ -448,7 +448,8 @@ class Nic(Setup):
         for queue in self.queues.values():
             tx = queue.state.tx
             waits = tx.first_mark != tx.last_mark
-            if tx.reported != queue.seen or not waits or not self._link:
+            is_new = queue.seen_at == 0
+            if is_new or tx.reported != queue.seen or not waits or not self._link:
                 queue.seen, queue.seen_at = tx.reported, now
             elif now - queue.seen_at > HANG_TIMEOUT:
                 queue.seen_at = now

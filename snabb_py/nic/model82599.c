@@ -46,6 +46,9 @@ enum {
     EICR_LSC = 1 << 20
 };
 
+/* Of frames on a wire that waits: half of the packet buffer, and a super-frame more. */
+enum { WAITS_BYTES = 256 << 10 };
+
 enum { /* configuration space */
     CONFIG_PM_CONTROL = 0x44,
     PM_STATE = 3,
@@ -692,6 +695,15 @@ static void arrive(struct model_card *card, struct freelist *freelist,
     packet_free(freelist, packet);
 }
 
+/* How many of n frames fit into an empty packet buffer, one at least. */
+static uint32_t fits_buffer(const struct link *in, uint32_t n)
+{
+    uint32_t bytes = 0, i = 0;
+    for (; i < n && bytes < WAITS_BYTES; i++)
+        bytes += in->ring[(in->read + i) % LINK_CAPACITY]->length;
+    return i;
+}
+
 static uint32_t model_push(struct app *app)
 {
     struct model_card *card = app->state;
@@ -702,6 +714,8 @@ static uint32_t model_push(struct app *app)
         return 0;
     struct packet *burst[LINK_CAPACITY];
     struct model_tally received = {0};
+    if (card->waits)
+        n = fits_buffer(in, n);
     n = link_receive_burst(in, burst, n);
     model_lock(card);
     begin_step(card, app);

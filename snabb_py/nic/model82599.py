@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from snabb_py._native import ffi, lib
-from snabb_py.engine.app import App, Ports
-from snabb_py.errors import DeviceError
+from snabb_py.engine.app import App, Ports, Resources
+from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.nic import registers
 from snabb_py.nic.config_space import DEVICE_SFP, config_space
 from snabb_py.nic.eeprom import eeprom_image, sfp_module
@@ -90,6 +90,8 @@ class Card:
         name: str = "sim",
     ) -> None:
         self.name = name
+        self._users = 0
+        self._is_closed = False
         self.mac = MAC_PREFIX + b"\x01" if mac is None else mac
         config, config_mask = config_space(device_id=device_id, mac=self.mac)
         module = sfp_module() if sfp else None
@@ -129,10 +131,27 @@ class Card:
         self.close()
 
     def close(self) -> None:
-        """Unmap what is mapped and free the card; no app may have it any more."""
-        if self.card:
+        """Unmap what is mapped and free the card, when no app has it any more."""
+        self._is_closed = True
+        if self._users == 0 and self.card:
             lib.model_free(self.card)
             self.card = ffi.NULL
+
+    def hold(self) -> None:
+        """Keep the card from being freed until `let_go`.
+
+        Raises:
+            ConfigError: it has been closed.
+        """
+        if self._is_closed:
+            raise ConfigError(f"card {self.name}: it has been closed")
+        self._users += 1
+
+    def let_go(self) -> None:
+        """Take a `hold` back; with the last one a card that was closed is freed."""
+        self._users -= 1
+        if self._is_closed:
+            self.close()
 
     # -- registers -------------------------------------------------------------
 
@@ -252,6 +271,13 @@ class Card:
         return dict(zip(COUNTERS, values, strict=True))
 
 
+class Wire:
+    """The right to be a card's wire, as a resource: it is only held."""
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+
 class SoftwareCard(App):
     """The wire of a software card.
 
@@ -275,6 +301,23 @@ class SoftwareCard(App):
     def __init__(self, card: Card) -> None:
         self.card = card
         self.state = card.card
+
+    def open(self, resources: Resources) -> None:
+        """Take the card's wire.
+
+        Raises:
+            ConfigError: another app of the network has it, or the card is closed.
+        """
+        self.card.hold()
+        try:
+            resources.borrow(f"wire of card at {id(self.card):#x}", Wire)
+        except BaseException:
+            self.card.let_go()
+            raise
+
+    def close(self) -> None:
+        """Give the wire up."""
+        self.card.let_go()
 
 
 class LocalSoftwareCard(SoftwareCard):

@@ -34,6 +34,7 @@ class SoftwareFunction:
     size: int = lib.MODEL_BAR_SIZE
 
     def __init__(self, card: Card, name: str) -> None:
+        card.hold()
         self.card = card
         self.address = name
         self.registers: Any = card.registers
@@ -84,3 +85,4 @@ class SoftwareFunction:
         for iova, size in self._mapped:
             self.card.unmap(iova, size)
         self._mapped.clear()
+        self.card.let_go()

@@ -1,5 +1,8 @@
 """Software cards as interfaces of programs: each word, each way to be wrong."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +104,29 @@ def test_inline_goes_with_inline_alone(other: str) -> None:
 def test_both_ends_the_same_card_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be both ends"):
         build("pcap:a", "pcap:a", hops=1, bidir=False, police=None)
+
+
+@pytest.mark.parametrize("size", ["1518", "9018", "imix"])
+def test_a_generator_that_waits_loses_no_long_frames(size: str) -> None:
+    word = f"sim,size={size},count=2e4"
+    for d in directions(word, word, "--bidir", "--hops", "2"):
+        assert d["offered"] == d["forwarded"] == 20_000
+        assert d["drops"] == {}
+
+
+def test_on_one_cpu_card_and_driver_share_a_worker() -> None:
+    code = (
+        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from snabb_py.cli import main; main(sys.argv[1:])"
+    )
+    words = ["forward", "sim,count=2e4", "null", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert len(summary["workers"]) == 1
+    assert summary["directions"][0]["forwarded"] == 20_000

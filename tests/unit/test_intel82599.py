@@ -444,3 +444,32 @@ class TestSettings:
             it.config = CardConfig(queues=2, mtu=1500)
             with pytest.raises(ConfigError, match="its apps differ in mtu"):
                 it.add(0)
+
+
+class TestSoftwareCards:
+    def test_a_closed_card_is_refused(self) -> None:
+        card = Card(name="card")
+        card.close()
+        with pytest.raises(ConfigError, match="it has been closed"):
+            DrivenCard(card=card)
+
+    def test_one_that_is_closed_too_early_lasts_as_long_as_its_apps(self) -> None:
+        frames = frames_of([60] * 5)
+        with DrivenCard() as it:
+            it.card.close()
+            it.send(frames)
+            assert it.sent() == frames
+            for harness in it.apps:
+                harness.close()
+            it.apps.clear()
+            assert it.card.card
+            # its wire has it still
+            it.wire.breathe()
+
+    def test_a_first_look_finds_no_transmitter_that_hangs(self) -> None:
+        with DrivenCard(ring=256) as it:
+            it.send(frames_of([60] * 200))  # the card is not stepped
+            it.nic.clock = lambda: 1e6
+            assert it.nic.supervise() == "card: link up, 10 Gb/s"
+            assert it.counters().get("tx-hangs", 0) == 0
+            assert len(it.sent()) == 200
