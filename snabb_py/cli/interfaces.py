@@ -134,7 +134,7 @@ def _attach_sim(
         needs_large=sim.needs_large,
         entry=sim.entry or "",
         exit=sim.exit,
-        inside=tuple(app for app in sim.inside if app != sim.entry),
+        inside=sim.inside,
         sim=sim,
     )
 
@@ -173,7 +173,7 @@ def engine_settings(
         yield {
             "workers": 2 if free else 1,
             "cpus": [cpu, sim_cpu] if free else [cpu],
-            "packets": max(SIM_PACKETS * len(sims), SIM_PACKETS),
+            "packets": SIM_PACKETS * max(len(sims), 1),
             "large_packets": 1024 if any(i.needs_large for i in interfaces) else 0,
             "breath_ns": INLINE_BREATH_NS if any(inline) else 0,
             **({"physical": True} if any(i.is_physical for i in interfaces) else {}),

@@ -81,6 +81,9 @@ class App:
     reconfigurable: ClassVar[bool] = False
     #: The app runs Python code and gets a worker of its own by default.
     is_python: ClassVar[bool] = False
+    #: What pull brings comes from within the network, another worker or a card in it,
+    #: not from outside: it goes on while the network drains.
+    is_internal: ClassVar[bool] = False
     #: `const struct app_ops *`
     ops: Any = ffi.NULL
     #: `const void *`, immutable once given to the engine.
@@ -92,11 +95,6 @@ class App:
     def has(cls, operation: str) -> bool:
         """Return whether the class pulls, pushes, ticks, arms."""
         return bool(cls.ops) and bool(getattr(cls.ops, operation))
-
-    @classmethod
-    def is_internal(cls) -> bool:
-        """Return whether pull takes from another worker rather than from outside."""
-        return bool(cls.ops) and bool(cls.ops.internal)
 
     def open(self, resources: Resources) -> None:
         """Get what the app needs of the machine; called while the network is built.

@@ -156,9 +156,7 @@ enum {             /* app_ops.arm answers */
  *   retire      frees every packet that the app holds and returns how many; the
  *               app has left the network.
  *   arm         readies a wake-up; called when nothing moved, before sleeping.
- *   held        how many packets the app holds now; its worker stands still.
- *   internal    this app's pull takes from another worker, not from outside: it
- *               goes on while the network drains. */
+ *   held        how many packets the app holds now; its worker stands still. */
 struct app_ops {
     uint32_t (*pull)(struct app *app);
     uint32_t (*push)(struct app *app);
@@ -166,7 +164,6 @@ struct app_ops {
     uint32_t (*retire)(struct app *app);
     int (*arm)(struct app *app, struct wake *wake);
     uint32_t (*held)(const struct app *app);
-    uint32_t internal;
 };
 
 /* An app in the network. config is immutable and replaced whole by a hand-over;

@@ -94,5 +94,4 @@ const struct app_ops interlink_transmitter_ops = {.push = interlink_push};
 const struct app_ops interlink_receiver_ops = {
     .pull = interlink_pull,
     .arm = interlink_arm,
-    .internal = 1,
 };

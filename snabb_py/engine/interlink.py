@@ -72,3 +72,4 @@ class InterlinkReceiver(_Interlink):
 
     outputs = Ports("tx")
     ops = ffi.addressof(lib.interlink_receiver_ops)
+    is_internal = True

@@ -229,7 +229,7 @@ def breath_order(network: Network, worker: int) -> Order:
             following[link.from_app].append(link.to_app)
     classes = {name: network.apps[name].cls for name in names}
     pulls = [n for n in names if classes[n].has("pull")]
-    pulls.sort(key=lambda n: not classes[n].is_internal())
+    pulls.sort(key=lambda n: not classes[n].is_internal)
     finished: dict[str, None] = {}
     # From the apps where packets come in first: a cycle is cut where it is closed.
     for name in sorted(names, key=lambda n: (not classes[n].has("pull"), n)):

@@ -58,11 +58,6 @@ class PythonApp(App):
             return hasattr(cls, "push") or hasattr(cls, "packet")
         return operation in ("pull", "tick") and hasattr(cls, operation)
 
-    @classmethod
-    def is_internal(cls) -> bool:
-        """Return False: Python apps bring packets in from outside."""
-        return False
-
     def count(self, name: str, n: int = 1) -> None:
         """Count under one of the class's `counters`."""
         self.runner.count(name, n)

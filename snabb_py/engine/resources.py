@@ -17,6 +17,13 @@ from snabb_py.errors import ConfigError
 R = TypeVar("R", bound=Resource)
 
 
+class Right:
+    """A resource that is nothing but the right to something: one app has it."""
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+
 @dataclass(eq=False)
 class _Entry:
     resource: Resource

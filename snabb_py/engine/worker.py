@@ -240,7 +240,7 @@ class Worker:
         arming = [apps[n].app for n in mine if apps[n].ops.arm]
         plan = ffi.new("struct plan *")
         plan.pulls, plan.npulls = steps(order.pulls, "pull"), len(order.pulls)
-        plan.ninternal = sum(bool(a.ops.internal) for a in pullers)
+        plan.ninternal = sum(a.spec.cls.is_internal for a in pullers)
         plan.pushes, plan.npushes = steps(order.pushes, "push"), len(order.pushes)
         ticks = [apps[n].app for n in order.ticks]
         plan.ticks, plan.nticks = array("struct app *", ticks), len(ticks)

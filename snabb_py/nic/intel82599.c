@@ -596,12 +596,3 @@ const struct app_ops intel82599_ops = {
     .arm = intel82599_arm,
     .held = intel82599_held,
 };
-
-const struct app_ops intel82599_local_ops = {
-    .pull = intel82599_pull,
-    .push = intel82599_push,
-    .tick = intel82599_tick,
-    .arm = intel82599_arm,
-    .held = intel82599_held,
-    .internal = 1,
-};

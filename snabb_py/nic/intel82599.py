@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine.app import App, Ports, Resources
+from snabb_py.engine.resources import Right
 from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599_card import Nic, Queue
 from snabb_py.nic.intel82599_config import CardConfig, PoolConfig
@@ -49,13 +50,6 @@ def check_ring_size(name: str, size: int) -> None:
     low, high = lib.INTEL82599_RING_MIN, lib.INTEL82599_RING_MAX
     if not isinstance(size, int) or not low <= size <= high or size & (size - 1):
         raise ConfigError(f"{name}: {size} is no power of two from {low} to {high}")
-
-
-class Token:
-    """A right, as a resource: it needs no more than to be held."""
-
-    def close(self) -> None:
-        """Nothing to give up."""
 
 
 class Intel82599(App):
@@ -133,7 +127,7 @@ class Intel82599(App):
                 f"card {self._name}: its apps differ in {', '.join(differences)}"
             )
         # One app has a queue, or it and its successor: two workers would tear it.
-        resources.borrow(f"queue {self.number} of {key}", Token)
+        resources.borrow(f"queue {self.number} of {key}", Right)
         self.queue = self.nic.borrow_queue(self.number, *self.rings, self.pool)
         self.state = self.queue.state
 
@@ -207,4 +201,4 @@ class LocalIntel82599(Intel82599):
     What the card receives comes from within: it goes on while the network drains.
     """
 
-    ops = ffi.addressof(lib.intel82599_local_ops)
+    is_internal = True

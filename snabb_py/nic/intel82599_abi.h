@@ -78,9 +78,6 @@ struct intel82599_queue {
  * goes to output 0. The rings keep their packets when the app leaves: the card may still
  * be writing to them. See intel82599_release(). */
 extern const struct app_ops intel82599_ops;
-/* The same for a software card whose wire is in this network: what it receives comes
- * from within, and goes on while the network drains. */
-extern const struct app_ops intel82599_local_ops;
 
 /* Set the card's context 0 of a queue that is enabled and that no worker has yet. */
 void intel82599_put_context(struct intel82599_queue *queue, uint64_t low, uint64_t high);

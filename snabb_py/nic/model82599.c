@@ -791,13 +791,3 @@ const struct app_ops model82599_ops = {
     .arm = model_arm,
     .held = model_held,
 };
-
-const struct app_ops model82599_local_ops = {
-    .pull = model_pull,
-    .push = model_push,
-    .tick = model_tick,
-    .retire = model_retire,
-    .arm = model_arm,
-    .held = model_held,
-    .internal = 1,
-};

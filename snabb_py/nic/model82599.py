@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine.app import App, Ports, Resources
+from snabb_py.engine.resources import Right
 from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.nic import registers
 from snabb_py.nic.config_space import DEVICE_SFP, config_space
@@ -271,13 +272,6 @@ class Card:
         return dict(zip(COUNTERS, values, strict=True))
 
 
-class Wire:
-    """The right to be a card's wire, as a resource: it is only held."""
-
-    def close(self) -> None:
-        """Nothing to give up."""
-
-
 class SoftwareCard(App):
     """The wire of a software card.
 
@@ -310,7 +304,7 @@ class SoftwareCard(App):
         """
         self.card.hold()
         try:
-            resources.borrow(f"wire of card at {id(self.card):#x}", Wire)
+            resources.borrow(f"wire of card at {id(self.card):#x}", Right)
         except BaseException:
             self.card.let_go()
             raise
@@ -326,4 +320,4 @@ class LocalSoftwareCard(SoftwareCard):
     What it sends comes from within: it goes on while the network drains.
     """
 
-    ops = ffi.addressof(lib.model82599_local_ops)
+    is_internal = True

@@ -147,6 +147,3 @@ void model_get_counters(struct model_card *card, uint64_t *counters);
 /* The app; its state is the card. Input 0: frames that come on the wire, output 0:
  * frames that go. */
 extern const struct app_ops model82599_ops;
-/* The same for a card whose host is an app of this network: what it sends comes from
- * within, and goes on while the network drains. */
-extern const struct app_ops model82599_local_ops;
