@@ -55,6 +55,17 @@ _Static_assert(offsetof(struct worker, next) % 64 == 0,
 #define HOT
 #endif
 
+/* Not only near, but taken away from the other CPUs; __builtin_prefetch() does that only
+ * when it is compiled for a newer machine than all. */
+static inline void prefetch_to_write(const void *p)
+{
+#if defined(__x86_64__)
+    __asm__("prefetchw %0" : : "m"(*(const char *)p));
+#else
+    __builtin_prefetch(p, 1);
+#endif
+}
+
 static inline uint32_t min_u32(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;

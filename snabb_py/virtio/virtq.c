@@ -40,6 +40,7 @@ void virtq_apply(struct virtq *q, const struct virtq_setup *setup,
 {
     bool is_new = setup->start != q->start;
     bool is_missing = setup->call_fd != q->call_fd;
+    virtq_signal(q); /* in the memory and by the eventfd that it had */
     if (q->size && (is_new || !setup->size))
         /* Its successor may want to be kicked. */
         __atomic_store_n(q->used, 0, __ATOMIC_RELAXED);
@@ -233,15 +234,23 @@ static bool has_passed(uint16_t event, uint16_t old, uint16_t new)
     return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
 }
 
-void virtq_signal(struct virtq *q)
+/* avail.idx lies beside the flags, and that line is on its way to us anyway. Nonsense in
+ * it is virtq_ready()'s to find. */
+static void look_ahead(struct virtq *q)
+{
+    uint16_t seen = __atomic_load_n(&q->avail[1], __ATOMIC_ACQUIRE);
+    if ((uint16_t)(seen - q->next) <= q->size)
+        q->seen = seen;
+}
+
+void virtq_decide(struct virtq *q)
 {
     uint16_t old = q->told;
-    if (old == q->next)
-        return;
     q->told = q->next;
     /* Between the write of used.idx and the read of what the guest wants: it writes that
      * and then looks at used.idx, and one of us must see the other. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    look_ahead(q);
     if (q->has_event_index) {
         if (!has_passed(READ_ONCE(q->avail[2 + q->size]), old, q->next))
             return;

@@ -224,7 +224,8 @@ def test_the_guest_is_interrupted_once_a_burst(tmp_path: Path, mix: str) -> None
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(wire.guest.pairs[0].call)
         wire.port.send([FRAME] * 60)
-        wire.port.breathe()
+        for _ in range(3):  # it comes with the next breath, and not again
+            wire.port.breathe()
         assert os.eventfd_read(wire.guest.pairs[0].call) == 1
         assert wire.counters["interrupts"] == 1
 
