@@ -1,9 +1,4 @@
 /* Split virtqueues: see virtq_abi.h. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <unistd.h>
-
 #include "snabb_py/virtio/virtq.h"
 
 enum { /* feature bits, virtio 1.2, 6 */
@@ -11,17 +6,13 @@ enum { /* feature bits, virtio 1.2, 6 */
     EVENT_IDX = 29
 };
 
-static void write_event(int fd)
-{
-    uint64_t one = 1;
-    if (fd < 0)
-        return;
-    /* Fails when its counter is full: then it is readable anyway. */
-    ssize_t ignored = write(fd, &one, sizeof(one));
-    (void)ignored;
-}
-
 /* ---- start and stop ------------------------------------------------------ */
+
+static void interrupt(const struct virtq *q)
+{
+    if (q->call_fd >= 0)
+        event_signal_send(q->signal, q->call_fd);
+}
 
 static void start(struct virtq *q)
 {
@@ -61,7 +52,7 @@ void virtq_apply(struct virtq *q, const struct virtq_setup *setup,
         start(q);
     if (is_new || is_missing)
         /* What was used before may not have reached the guest. */
-        write_event(q->call_fd);
+        interrupt(q);
 }
 
 /* ---- chains -------------------------------------------------------------- */
@@ -248,9 +239,8 @@ void virtq_signal(struct virtq *q)
     } else if (READ_ONCE(q->avail[0]) & VIRTQ_NO_INTERRUPT) {
         return;
     }
-    if (q->call_fd >= 0)
-        q->ncalls++;
-    write_event(q->call_fd);
+    interrupt(q);
+    q->ncalls += q->call_fd >= 0;
 }
 
 bool virtq_arm(struct virtq *q)

@@ -9,6 +9,7 @@
 #define SNABB_PY_VIRTIO_VIRTQ_H
 
 #include "snabb_py/engine/engine.h"
+#include "snabb_py/engine/event_signal.h"
 
 #include "snabb_py/virtio/virtq_abi.h"
 

@@ -99,5 +99,5 @@ struct virtq {
     int32_t err_fd;
     uint32_t reserved1;
     uint64_t ncalls; /* interrupts sent */
-    uint64_t reserved2;
+    struct event_signal *signal; /* what interrupts the guest */
 };

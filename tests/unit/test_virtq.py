@@ -611,3 +611,20 @@ def test_a_ring_of_another_size_next_time(wire: Wire) -> None:
         wire.guest.request("set_vring_kick", (1).to_bytes(8, "little"), [ring.kick])
         assert wire.app.port
         assert wire.app.port.device.pairs[0].struct.tx.size == size
+
+
+def test_an_eventfd_that_is_full_and_blocks_holds_nobody_up(wire: Wire) -> None:
+    pair = wire.guest.pairs[0]
+    os.eventfd_read(pair.call)
+    for fd in (pair.call, pair.err):
+        os.eventfd_write(fd, 2**64 - 2)
+        os.set_blocking(fd, True)  # it is shared with whoever gave it
+    for _ in range(200):  # more than a kernel keeps completions
+        wire.port.send([FRAME])
+        wire.turn()
+        assert wire.driver.received() == [FRAME]
+    assert wire.counters["interrupts"] >= 200
+    pair.rings[1].offer(999)
+    wire.port.breathe()
+    assert wire.counters["broken-head-rings"] == 1
+    wire.guest.request("set_vring_call", (1).to_bytes(8, "little"), [pair.call])
