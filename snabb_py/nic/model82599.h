@@ -16,6 +16,7 @@
 
 #include "snabb_py/engine/engine.h"
 #include "snabb_py/engine/event_signal.h"
+#include "snabb_py/engine/guard.h"
 
 #include "snabb_py/nic/model82599_abi.h"
 #include "snabb_py/nic/registers.h"
@@ -53,8 +54,7 @@ struct model_region {
     uint64_t iova;
     uint64_t last; /* the last byte: a region may end at 2^64 */
     uint8_t *address;
-    void *mapping;   /* what model_unmap() gives back to the system, and */
-    uint64_t mapped; /* how many bytes; 0: nothing, it is the caller's */
+    struct guard_mapping mapping; /* none: it is the caller's */
     uint32_t flags;
 };
 
