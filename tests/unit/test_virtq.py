@@ -659,7 +659,7 @@ def test_long_chains_take_turns_with_other_ports(tmp_path: Path) -> None:
         raw = Raw(wire, 1)
         long_chain(raw.ring, 0)
         raw.ring.offer(*[0] * 100)
-        used = []
+        used: list[int] = []
         while not used or used[-1] < 100:
             wire.port.breathe()
             used.append(int(raw.ring.struct.used[1]))
