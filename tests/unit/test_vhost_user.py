@@ -9,15 +9,13 @@ import errno
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from snabb_py._native import lib
-from snabb_py.errors import ConfigError, DeviceError, SnabbError
+from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.virtio import message
 from snabb_py.virtio.connection import TURN, TURN_SECONDS
 from snabb_py.virtio.frontend import NUMBERS, Guest, Refused
@@ -37,79 +35,15 @@ from snabb_py.virtio.message import (
 )
 from snabb_py.virtio.vhost_user import LINES, LINES_WINDOW, Port, PortConfig
 from tests.harness import no_free_fds
+from tests.vhost_port import Bench, all_fds_closed, is_over, open_fds, ready
 
 NO_ACK = message.PROTOCOL_FEATURES & ~message.bits(Protocol.REPLY_ACK)
 
 
-def open_fds() -> dict[str, str]:
-    found = {}
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # that of iterdir itself
-            found[path.name] = str(path.readlink())
-    return found
-
-
-@contextlib.contextmanager
-def all_fds_closed() -> Iterator[None]:
-    before = open_fds()
-    yield
-    assert not open_fds().keys() - before.keys(), open_fds()
-
-
-class Bench:
-    """A port without apps, and a loop that the test turns by hand."""
-
-    def __init__(self, path: Path, queues: int = 1, **settings: float) -> None:
-        self.now = 1000.0
-        self.tick = 0.0  # of the clock, whenever it is looked at
-        self.path = path
-        self.loop = Loop()
-        config = PortConfig(path, queues)
-        try:
-            self.port = Port(config, self.loop, clock=self.clock, **settings)
-        except SnabbError:
-            self.loop.close()
-            raise
-
-    def clock(self) -> float:
-        self.now += self.tick
-        return self.now
-
-    def turn(self) -> None:
-        self.loop.step(0)
-
-    def guest(self, **settings: Any) -> Guest:
-        return Guest(self.path, idle=self.turn, **settings)
-
-    def wait(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline, "it does not come"
-            self.loop.step(0.01)
-
-    def close(self) -> None:
-        self.port.close()
-        self.loop.close()
-
-    @property
-    def counted(self) -> dict[str, int]:
-        usual = ("connections", "messages")
-        counters = self.port.counters
-        return {k: n for k, n in counters.items() if n and k not in usual}
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    with all_fds_closed():
-        bench = Bench(tmp_path / "s", 2, patience=5)
+    with ready(tmp_path / "s") as bench:
         yield bench
-        # Whatever has happened: the next front end is served.
-        with bench.guest(queues=2) as guest:
-            bench.wait(lambda: not bench.port.is_connected)
-            guest.start()
-            assert bench.port.device.has_guest
-            guest.stop()
-        bench.close()
 
 
 @pytest.fixture
@@ -117,16 +51,6 @@ def guest(bench: Bench) -> Iterator[Guest]:
     with bench.guest(queues=2) as guest:
         guest.negotiate()
         yield guest
-
-
-def is_over(bench: Bench, guest: Guest) -> bool:
-    bench.turn()
-    assert guest.socket
-    guest.socket.setblocking(False)
-    with contextlib.suppress(BlockingIOError, ConnectionError):
-        return not guest.socket.recv(1)
-    guest.socket.setblocking(True)
-    return False
 
 
 # -- requests ------------------------------------------------------------------
@@ -618,7 +542,7 @@ def test_a_turn_is_short_when_messages_take_long(bench: Bench, guest: Guest) -> 
     before = bench.port.counters["messages"]
     guest.send(HEADER.pack(3, 1, 0) * 40)
     bench.tick = TURN_SECONDS
-    turns = []
+    turns: list[int] = []
     while not turns or turns[-1] < 40:
         bench.turn()
         turns.append(bench.port.counters["messages"] - before)
