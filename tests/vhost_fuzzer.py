@@ -768,11 +768,12 @@ class Episode(episodes.Episode):
         if kind == "unfinished":
             data, fds = self.message(rng)
             send(sock, data[: rng.randint(1, 11)], fds)
-        for _ in range(3000 if kind == "unread" else 0):
-            send(sock, HEADER.pack(1, message.VERSION, 0), [])
 
         def is_gone() -> bool:
             self.ahead += 0.1
+            with contextlib.suppress(ConnectionError):  # until no answer fits
+                for _ in range(100 if kind == "unread" else 0):
+                    send(sock, HEADER.pack(1, message.VERSION, 0), [])
             now = self.port.counters[f"closed-{kind}-connections"]
             return now > before or not self.port.is_connected
 
