@@ -108,7 +108,7 @@ class Healthy(Background):
 
     def __init__(self, path: Path) -> None:
         self.nframes = 0
-        self.guest = Guest(path)
+        self.guest = Guest(path, patience=PATIENCE)
         self.guest.start()
         self.driver = Harness(Frontend(self.guest), small=1024, large=0)
         super().__init__()
@@ -274,7 +274,13 @@ class Episode(episodes.Episode):
         return config
 
     def _make_guest(self, layout: Layout) -> Guest:
-        return Guest(self.path, is_server=not self.is_server, rx=layout, tx=layout)
+        return Guest(
+            self.path,
+            is_server=not self.is_server,
+            rx=layout,
+            tx=layout,
+            patience=PATIENCE,
+        )
 
     def _commit(self) -> None:
         """Have the port that is going to be hurt; what it sends comes back to it."""
@@ -654,7 +660,7 @@ class Episode(episodes.Episode):
                 ("get_vring_base", STATE.pack(rng.randrange(NRINGS), 0)),
                 ("reset_device", b""),
                 ("reset_owner", b""),
-                ("set_status", U64.pack(rng.choice((0, 15)))),
+                ("set_status", U64.pack(rng.choice((0, 15, 256)))),
                 ("set_features", U64.pack(rng.getrandbits(40) & message.FEATURES)),
                 ("net_set_mtu", U64.pack(rng.choice((1500, 67, 2**16)))),
             )

@@ -553,14 +553,7 @@ def test_a_turn_is_short_when_messages_take_long(bench: Bench, guest: Guest) -> 
 def test_a_flood_of_messages_leaves_others_their_turn(
     bench: Bench, guest: Guest, tmp_path: Path
 ) -> None:
-    assert guest.socket
-    guest.socket.setblocking(False)
-    sent = 0
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            guest.send(HEADER.pack(3, 1, 0) * 1000)
-            sent += 1000
-    assert sent > 3 * TURN
+    guest.send(HEADER.pack(3, 1, 0) * 40 * TURN)
     port = Port(PortConfig(tmp_path / "other"), bench.loop)
     steps = 0
 
