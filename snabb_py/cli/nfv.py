@@ -164,6 +164,9 @@ def qemu(  # noqa: PLR0913 - the options of a program
         known = ", ".join(by_id) or "none"
         raise ConfigError(f'{conf}: there is no port "{port}"; there are {known}')
     path = Sockets(sock).paths(config)[port]
+    for name, word in (("SOCK", path), ("--memory", memory)):
+        if not word.isprintable():
+            raise ConfigError(f"{name}: {word!r} has characters that cannot be printed")
     server = by_id[port].server
     is_server = not client if server is None else server
     if libvirt:

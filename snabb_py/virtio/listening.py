@@ -79,7 +79,8 @@ def _remove_stale(path: Path) -> None:
     except OSError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        return  # bind() will say so
+        hint = "what is there is no socket, and stays"
+        raise DeviceError(f"listen at {path}", errno.EADDRINUSE, hint)
     hint = "somebody listens there"
     # Of another type than a server's: one that is alive refuses it for that, and does
     # not see it. One that nobody has refuses any. Source: unix_find_bsd() of Linux.

@@ -127,7 +127,7 @@ void vhost_note_broken(struct vhost_pair *pair, struct virtq *q)
     virtq_signal(q);
     q->size = 0;
     if (q->err_fd >= 0)
-        notify(q->err_fd);
+        event_signal_send(q->signal, q->err_fd);
     notify(pair->event_fd);
 }
 

@@ -10,6 +10,7 @@
 #define SNABB_PY_VIRTIO_VIRTQ_H
 
 #include "snabb_py/engine/engine.h"
+#include "snabb_py/engine/event_signal.h"
 
 #include "snabb_py/virtio/virtq_abi.h"
 
@@ -25,15 +26,22 @@ struct virtq_piece {
     uint32_t length;
 };
 
-/* Room for a second chain behind one of any size: buffers are merged. Not zeroed: set n
- * and length. */
+/* Room for a second chain behind one of any size: buffers are merged. Not zeroed:
+ * virtq_begin(). */
 enum { VIRTQ_PIECES_MAX = 2 * VIRTQ_CHAIN_MAX };
 
 struct virtq_pieces {
     uint32_t n;
+    uint32_t looks; /* that it took: at descriptors, and at memory that they name */
     uint64_t length; /* of all */
     struct virtq_piece pieces[VIRTQ_PIECES_MAX];
 };
+
+static inline void virtq_begin(struct virtq_pieces *pieces)
+{
+    pieces->n = pieces->looks = 0;
+    pieces->length = 0;
+}
 
 /* Once and no more: the guest may change it right afterwards, and the compiler must not
  * read it again. */
