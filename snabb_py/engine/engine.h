@@ -74,7 +74,7 @@ static inline void copy_pointers(struct packet **restrict to,
 /* ---- freelist ------------------------------------------------------------ */
 
 /* Slow paths, in pool.c: take chunks until n packets are there or the pool is
- * empty; give chunks until at least n more fit. */
+ * empty; give what is more than half a share, so that at least n more fit. */
 void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 void freelist_spill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 
@@ -144,7 +144,7 @@ static inline void packet_free(struct freelist *freelist, struct packet *packet)
 {
     uint32_t slot_class = packet >= freelist->first_large;
     struct stack *stack = &freelist->classes[slot_class];
-    if (unlikely(stack->npackets == FREELIST_CAPACITY))
+    if (unlikely(stack->npackets >= stack->share))
         freelist_spill(freelist, slot_class, 1);
     stack->packets[stack->npackets++] = packet;
 }
