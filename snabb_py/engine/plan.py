@@ -125,15 +125,25 @@ def _interlink(apps: dict[str, AppSpec], links: Iterable[LinkSpec]) -> Network:
         if here == there:
             joined.add(link)
             continue
-        # ">" is in no user's name, and a port has one link: these names are unique.
-        transmitter = f"{link.from_app}.{link.from_port}>"
-        receiver = f">{link.to_app}.{link.to_port}"
+        sending, receiving = halves(link)
         args = {"link": str(link)}
-        apps[transmitter] = AppSpec(InterlinkTransmitter, args, here)
-        apps[receiver] = AppSpec(InterlinkReceiver, args, there)
-        joined.add(LinkSpec(link.from_app, link.from_port, transmitter, "rx"))
-        joined.add(LinkSpec(receiver, "tx", link.to_app, link.to_port))
+        apps[sending.to_app] = AppSpec(InterlinkTransmitter, args, here)
+        apps[receiving.from_app] = AppSpec(InterlinkReceiver, args, there)
+        joined |= {sending, receiving}
     return Network(apps, frozenset(joined))
+
+
+def halves(link: LinkSpec) -> tuple[LinkSpec, LinkSpec]:
+    """Return what there is for a link between two workers: to its interlink and from.
+
+    ">" is in no user's name, and a port has one link: the apps' names are unique.
+    """
+    transmitter = f"{link.from_app}.{link.from_port}>"
+    receiver = f">{link.to_app}.{link.to_port}"
+    return (
+        LinkSpec(link.from_app, link.from_port, transmitter, "rx"),
+        LinkSpec(receiver, "tx", link.to_app, link.to_port),
+    )
 
 
 def difference(running: Network, wanted: Network) -> Actions:

@@ -1,9 +1,11 @@
 """`snabb-py nfv` as a user calls it; virtual machines are our own front end."""
 
+import grp
 import json
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -444,6 +446,28 @@ def wrote(path: Path) -> list[bytes]:
         return []
 
 
+@pytest.mark.need("root")
+def test_the_group_of_the_sockets(tmp_path: Path) -> None:
+    """Of new ones, of those made anew, and after a restart that finds old ones."""
+
+    def owners(*names: str) -> set[tuple[int, int]]:
+        status = [(tmp_path / f"{name}.sock").stat() for name in names]
+        return {(s.st_gid, stat.S_IMODE(s.st_mode)) for s in status}
+
+    group = ("--group", "4711")
+    with traffic(tmp_path, "null", TWO, *group) as program:
+        assert owners("A", "B") == {(4711, 0o660)}
+        changed = TWO.replace("vlan", "queues = 2\nvlan", 1) + toml(port("C", C))
+        assert program.change(changed) == "added C; changed A"
+        assert owners("A", "B", "C") == {(4711, 0o660)}
+        program.process.kill()
+    assert owners("A", "B") == {(4711, 0o660)}
+    name = grp.getgrgid(0).gr_name
+    with traffic(tmp_path, "null", TWO, "--group", name) as program:
+        assert owners("A", "B") == {(0, 0o660)}
+        program.end()
+
+
 def test_the_guest_listens(tmp_path: Path) -> None:
     guests = {name: Guest(tmp_path / f"{name}.sock", is_server=True) for name in "AB"}
     with traffic(tmp_path, "null", TWO, "--client"), ExitStack() as stack:
@@ -591,6 +615,28 @@ def test_a_trunk_that_there_is_not(trunk: str, message: str, tmp_path: Path) -> 
     done = call("traffic", trunk, "examples/nfv.toml", tmp_path / "%s")
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--group", "no-such"], '--group "no-such": there is no such group'),
+        (["--group", "4294967295"], '--group "4294967295": there is no such group'),
+        (["--cpu", "0,x"], 'CPU list "0,x": "x" is no CPU'),
+        (["--cpu", "5-4"], 'CPU list "5-4": 5-4 begins behind its end'),
+        (["--cpu", "99999"], "CPU 99999: not among the CPUs we may run on"),
+        (["--workers", "0"], "--workers"),
+        (["--workers", "2", "--cpu", "{}"], '--workers 2: CPU list "{}" has 1; each'),
+    ],
+)
+def test_options_that_cannot_be(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    words = [word.format(cpu) for word in arguments]
+    done = call("traffic", "null", "examples/nfv.toml", tmp_path / "%s", *words)
+    assert done.returncode == 2
+    assert message.format(cpu) in done.stderr
 
 
 def test_a_port_that_there_is_not() -> None:
