@@ -169,7 +169,7 @@ class Trunk:
             return "switch"
         if not ports[0].macs:
             return "card"
-        macs = {mac for port in ports for mac in port.macs}
+        macs = {mac for port in ports for mac in port.stations}
         vlans = {vlan for port in ports for vlan in port.vlans if vlan is not None}
         # One filter is the card's own address.
         does_fit = len(macs) < MAC_FILTERS and len(vlans) <= VLAN_FILTERS
@@ -219,9 +219,7 @@ def _free_tap() -> str:
 def _targets(ports: Iterable[PortConfig]) -> list[Target]:
     """Return whom a generator on the wire sends to."""
     return [
-        (parse_mac(port.macs[0]), port.vlans[0])
-        for port in ports
-        if port.macs and not int(port.macs[0][:2], 16) & 1
+        (parse_mac(port.stations[0]), port.vlans[0]) for port in ports if port.stations
     ]
 
 
@@ -260,7 +258,7 @@ def build(  # noqa: PLR0913 - what a network is made of
             f"p{numbers[port.port_id]}": BridgePort(
                 vlan=None if port.trunk else port.vlan or 0,
                 trunk=port.trunk,
-                macs=port.macs,
+                macs=port.stations,
                 check_source=bool(port.macs),
                 flood=not port.macs,
                 label=port.port_id,
@@ -314,7 +312,7 @@ def _deal(ids: Sequence[str], before: Mapping[str, int], count: int) -> dict[str
 
 
 def _pool(port: PortConfig, number: int) -> PoolConfig:
-    return PoolConfig(number, port.macs, vlan=port.vlan, trunk=port.trunk)
+    return PoolConfig(number, port.stations, vlan=port.vlan, trunk=port.trunk)
 
 
 def _add_vm(  # noqa: PLR0913 - what a socket is made of
@@ -523,7 +521,7 @@ def _property(chain: Chain, mode: str) -> list[object]:
     """Return what a port has and no other may have at the same time."""
     items: list[object] = [("app", chain.vm), ("socket", chain.path)]
     if mode == "pools":
-        items += [("mac", mac) for mac in chain.port.macs]
+        items += [("mac", mac) for mac in chain.port.stations]
         items.append(("place", chain.place))
     if chain.port.mirror:
         items.append(("mirror", Path(chain.port.mirror).absolute()))

@@ -5,6 +5,7 @@ quotings, numbers, booleans, nil, tables, comments (Lua 5.4 reference manual, 3.
 3.4.9). Whatever would have to be executed is refused where it stands. Imports errors.
 """
 
+import bisect
 import re
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -70,13 +71,14 @@ class _Parser:
     def __init__(self, text: str, file: str) -> None:
         self.text = text.replace("\r\n", "\n")
         self.file = file
+        self.line_ends = [match.start() for match in re.finditer("\n", self.text)]
         first = re.match(r"\ufeff?(#[^\n]*)?", self.text)
         self.at = first.end() if first else 0
         self.token = Token("end", "", 0)
         self.step()
 
     def line_of(self, at: int) -> int:
-        return self.text.count("\n", 0, at) + 1
+        return bisect.bisect_left(self.line_ends, at) + 1
 
     def fail(self, at: int, what: str) -> NoReturn:
         column = at - (self.text.rfind("\n", 0, at) + 1) + 1
