@@ -94,11 +94,15 @@ class Program:
         """Return the path of a port's socket."""
         return self.directory / f"{name}.sock"
 
-    def change(self, text: str) -> str:
-        """Change the config as an editor does and let it be read; the answer."""
+    def write(self, text: str) -> None:
+        """Change the config as an editor does."""
         new = self.conf.with_suffix(".new")
         new.write_text(text)
         new.replace(self.conf)
+
+    def change(self, text: str) -> str:
+        """Change the config and let it be read; the answer."""
+        self.write(text)
         return str(self.ask("reload"))
 
     def ask(self, verb: str) -> Any:

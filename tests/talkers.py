@@ -26,6 +26,10 @@ from snabb_py.virtio.frontend import Frontend, Guest
 WINDOW = 512
 #: Seconds between two looks at what has arrived, and until all must have.
 PACE, PATIENCE = 200e-6, 10.0
+#: Of those who send to nobody.
+OTHERS_PPS, NOBODY = 10_000, "02:ff:ff:ff:ff:ff"
+
+End = tuple[Path, str]
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,24 @@ class Talkers:
 
     Args:
         ends: their sockets, where somebody listens, and MAC addresses; an even number.
+        others: the same of machines that send to nobody, slowly.
     """
 
-    def __init__(self, ends: Sequence[tuple[Path, str]]) -> None:
-        self.guests = [Guest(path) for path, _ in ends]
+    def __init__(self, ends: Sequence[End], others: Sequence[End] = ()) -> None:
+        self.guests = [Guest(path) for path, _ in (*ends, *others)]
         self.engine = Engine(large_packets=0, huge=False, log=lambda _: None)
         macs = [mac for _, mac in ends]
         config = Config()
         config.app("checker", Checker, verify=True)
-        for i, guest in enumerate(self.guests):
-            guest.start()
-            frames = udp_frames(64, src_mac=macs[i], dst_mac=macs[i ^ 1])
-            config.app(f"source{i}", Generator, frames=frames, stream=i, count=WINDOW)
-            config.app(f"guest{i}", Frontend, guest=guest)
+        for i, (_, mac) in enumerate((*ends, *others)):
+            self.guests[i].start()
+            is_talking = i < len(ends)
+            frames = udp_frames(
+                64, src_mac=mac, dst_mac=macs[i ^ 1] if is_talking else NOBODY
+            )
+            pace = {"count": WINDOW} if is_talking else {"rate_pps": OTHERS_PPS}
+            config.app(f"source{i}", Generator, frames=frames, stream=i, **pace)
+            config.app(f"guest{i}", Frontend, guest=self.guests[i])
             config.link(f"source{i}.tx -> guest{i}.rx")
             config.link(f"guest{i}.tx -> checker.rx{i}")
         self.engine.commit(config)

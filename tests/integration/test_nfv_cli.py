@@ -415,8 +415,9 @@ def test_the_guest_listens(tmp_path: Path) -> None:
             guest.start()
 
 
-def test_benchmark(tmp_path: Path) -> None:
-    arguments = ("null", TWO, "-B", "1000")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_benchmark(tmp_path: Path, workers: str) -> None:
+    arguments = ("null", TWO, "-B", "1000", "--workers", workers)
     with traffic(tmp_path, *arguments) as program, vm_of(program, "A") as a:
 
         def sends() -> bool:
