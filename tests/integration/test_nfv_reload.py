@@ -34,8 +34,9 @@ def test_snabbs_pairs(pair: str) -> None:
     assert len(result.flows) == (4 if pair == "scale_change" else 2)
 
 
-@pytest.mark.parametrize("pair", ["switch_virtio", "scale_up"])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("pair", "workers"), [("switch_virtio", "1"), ("scale_up", "2")]
+)
 def test_through_a_bridge(pair: str, workers: str) -> None:
     result = nfv_reload.run(pair, BRIDGE, TIMES, "--workers", workers)
     check(result, times=TIMES, refusals=0)
