@@ -74,7 +74,7 @@ static inline void copy_pointers(struct packet **restrict to,
 /* ---- freelist ------------------------------------------------------------ */
 
 /* Slow paths, in pool.c: take chunks until n packets are there or the pool is
- * empty; give what is more than half a share, so that at least n more fit. */
+ * empty; give half a share, and so much that at least n more fit. */
 void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 void freelist_spill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 

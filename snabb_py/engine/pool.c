@@ -181,12 +181,13 @@ void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n)
     }
 }
 
-/* Give the coldest, from the bottom; keep about half of the share for what comes next. */
+/* Give the coldest, from the bottom: half a share, whole chunks where it is all there is
+ * room for. */
 void freelist_spill(struct freelist *freelist, uint32_t slot_class, uint32_t n)
 {
     struct stack *stack = &freelist->classes[slot_class];
-    uint32_t kept = min_u32(stack->share / 2, FREELIST_CAPACITY - n);
-    uint32_t excess = stack->npackets - min_u32(stack->npackets, kept);
+    uint32_t half = stack->share / 2;
+    uint32_t excess = min_u32(n > half ? n : half, stack->npackets);
     pool_give(freelist->pool, slot_class, stack->packets, excess);
     stack->npackets -= excess;
     memmove(stack->packets, stack->packets + excess,
