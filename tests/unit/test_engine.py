@@ -1,6 +1,7 @@
 """The engine: networks run, change, fail to change, and give every packet back."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -354,6 +355,17 @@ def test_a_worker_runs_where_it_is_told() -> None:
             if (task / "comm").read_text().strip() == "worker-0"
         ]
         assert [os.sched_getaffinity(tid) for tid in threads] == [{cpu}]
+
+
+def test_an_instance_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "PATIENCE", 0.01)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        with pytest.raises(DeviceError, match=r"ask .*control: Connection timed out"):
+            control.call(tmp_path / "control", "uptime")
 
 
 def test_cpu_lists() -> None:
