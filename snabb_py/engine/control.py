@@ -6,6 +6,7 @@ them; the answer is one line, `{"ok": true, "result": ...}` or `{"ok": false, "e
 change the network take the engine's lock. Imports errors.
 """
 
+import errno
 import json
 import os
 import selectors
@@ -21,6 +22,9 @@ from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 if TYPE_CHECKING:
     from snabb_py.engine.engine import Engine
+
+#: Seconds that an instance has for its answer.
+PATIENCE = 10.0
 
 LONGEST_REQUEST = 64 * 1024
 MOST_CLIENTS = 32
@@ -183,14 +187,14 @@ def call(path: Path, verb: str, **members: Any) -> Any:
         ConfigError: the instance refused.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         try:
             client.connect(str(path))
             client.sendall(json.dumps({"verb": verb, **members}).encode() + b"\n")
             with client.makefile("rb") as file:
                 reply = json.loads(file.readline() or b"{}")
         except OSError as error:
-            raise DeviceError(f"ask {path}", error.errno or 0) from None
+            raise DeviceError(f"ask {path}", error.errno or errno.ETIMEDOUT) from None
     if not reply.get("ok"):
         raise ConfigError(reply.get("error", f"{path}: no answer"))
     return reply["result"]

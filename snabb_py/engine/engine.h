@@ -85,7 +85,7 @@ static inline void copy_pointers(struct packet **restrict to,
 /* ---- freelist ------------------------------------------------------------ */
 
 /* Slow paths, in pool.c: take chunks until n packets are there or the pool is
- * empty; give chunks until at least n more fit. */
+ * empty; give half a share, and so much that at least n more fit. */
 void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 void freelist_spill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 
@@ -155,7 +155,7 @@ static inline void packet_free(struct freelist *freelist, struct packet *packet)
 {
     uint32_t slot_class = packet >= freelist->first_large;
     struct stack *stack = &freelist->classes[slot_class];
-    if (unlikely(stack->npackets == FREELIST_CAPACITY))
+    if (unlikely(stack->npackets >= stack->share))
         freelist_spill(freelist, slot_class, 1);
     stack->packets[stack->npackets++] = packet;
 }

@@ -194,8 +194,9 @@ class Pool:
             raise
         self._view = ffi.from_buffer("struct chunk[]", self._chunks)
         self.pool = new_aligned("struct pool *")
+        address = self.memory.address
         lib.pool_init(
-            self.pool, self.memory.address, iovas, small, large, self._view, nchunks
+            self.pool, address, iovas, small, large, nworkers, self._view, nchunks
         )
 
     @property

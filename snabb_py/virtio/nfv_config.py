@@ -72,6 +72,11 @@ class PortConfig:
         return mangle(self.port_id)
 
     @property
+    def stations(self) -> tuple[str, ...]:
+        """Its addresses without those of groups, which it cannot have."""
+        return tuple(mac for mac in self.macs if not int(mac[:2], 16) & 1)
+
+    @property
     def vlans(self) -> tuple[int | None, ...]:
         """All VLANs that it is in; None is untagged."""
         return self.trunk or (self.vlan,)
@@ -229,10 +234,10 @@ def _check_port(located: _Located, warn: Warn) -> None:
         if getattr(port, f"{way}_burst") is not None and getattr(port, way) is None:
             raise located.error(f"{way}_burst", f"says nothing without {way}")
     for mac in port.macs:
-        if int(mac[:2], 16) & 1:
+        if mac not in port.stations:
             warn(
                 f"{located.error('macs', mac)} is a group's address, which no virtual "
-                "machine can have; a card will refuse it"
+                "machine can have: nothing comes to it or from it"
             )
 
 

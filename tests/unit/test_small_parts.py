@@ -289,6 +289,23 @@ def test_huge_pages_of_a_killed_instance_are_given_back(
     assert number.read_text() == "93"
 
 
+@pytest.mark.parametrize("length", [60, 20_000])
+def test_who_only_frees_leaves_packets_to_who_only_takes(length: int) -> None:
+    """One-way traffic over workers: fewer packets than a freelist has room for."""
+    pool = Pool(600, 60, 2, huge=False)
+    taking, freeing = (memory.new_aligned("struct freelist *") for _ in range(2))
+    for freelist in (taking, freeing):
+        lib.freelist_init(freelist, pool.pool)
+    for _ in range(5000):
+        packet = lib.engine_packet_alloc(taking, length)
+        assert packet
+        lib.engine_packet_free(freeing, packet)
+    for freelist in (taking, freeing):
+        lib.freelist_flush(freelist)
+    assert pool.free == 660
+    pool.close()
+
+
 # ---- physical addresses
 
 

@@ -20,6 +20,7 @@ from snabb_py.virtio import message
 from snabb_py.virtio.connection import TURN, TURN_SECONDS
 from snabb_py.virtio.frontend import NUMBERS, Guest, Refused
 from snabb_py.virtio.frontend_ring import GUEST_BASE
+from snabb_py.virtio.listening import listen
 from snabb_py.virtio.loop import Loop
 from snabb_py.virtio.message import (
     ADDRESS,
@@ -629,6 +630,29 @@ def test_one_that_has_gone_makes_room(bench: Bench, guest: Guest) -> None:
 
 def test_the_socket_is_for_owner_and_group(bench: Bench) -> None:
     assert stat.S_IMODE(bench.path.stat().st_mode) == 0o660
+
+
+@pytest.mark.need("root")
+def test_the_group_is_set(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with listen(path, 4711):
+        assert path.stat().st_gid == 4711
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_a_group_that_may_not_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of the socket."""
+    path = tmp_path / "s"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(DeviceError, match=r"give .*/s to group 4711: .*; who is not"):
+        listen(path, 4711)
+    assert not path.exists()
 
 
 def test_a_stale_socket_is_replaced_and_ours_removed(tmp_path: Path) -> None:
