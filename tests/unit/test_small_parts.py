@@ -357,7 +357,6 @@ with Engine(packets=4096, large_packets=0, program="test") as engine:
 
 @pytest.mark.need("root", "hugepages")
 def test_many_that_start_at_once_all_have_huge_pages() -> None:
-    before = huge_pages.total()
     engines = [
         subprocess.Popen(
             [sys.executable, "-c", START_AND_END],
@@ -379,7 +378,6 @@ def test_many_that_start_at_once_all_have_huge_pages() -> None:
             engine.stdin.flush()
     for engine in engines:
         assert engine.wait(20) == 0
-    assert huge_pages.total() == before
 
 
 # ---- physical addresses
