@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,10 @@ def _counters(engine: "Engine", _request: dict[str, Any]) -> Any:
     }
 
 
+def _packets(engine: "Engine", _request: dict[str, Any]) -> Any:
+    return asdict(engine.census())
+
+
 def _end(engine: "Engine", _request: dict[str, Any]) -> Any:
     engine.end()
 
@@ -53,6 +58,7 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "graph": ("the network for Graphviz", lambda e, _r: e.config.graphviz()),
     "counters": ("all counters", _counters),
     "drops": ("packets lost by reason", lambda e, _r: e.drops()),
+    "packets": ("where all packets of the pool are; stops workers shortly", _packets),
     "uptime": ("seconds", lambda e, _r: time.monotonic() - e.started_at),
     "end": ("end the program as Ctrl-C does", _end),
 }
