@@ -19,18 +19,8 @@ from snabb_py.cli import cli
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 from snabb_py.virtio import nfv_formats
 from snabb_py.virtio.nfv_config import read, write
-from tests.integration.test_nfv_cli import (
-    NFV,
-    ROOT,
-    TWO,
-    C,
-    call,
-    counts,
-    exchange,
-    port,
-    toml,
-    traffic,
-)
+from tests.integration.test_nfv_cli import TWO, C, call, counts, exchange, vm_of
+from tests.nfv_program import NFV, ROOT, port, toml, traffic
 
 EXAMPLES = sorted((ROOT / "examples").glob("nfv*"))
 SNABBS = sorted((ROOT / "tests/data/nfv/nfvconfig").rglob("*"))
@@ -184,7 +174,7 @@ def test_a_path_of_any_bytes(tmp_path: Path) -> None:
 def test_what_a_running_instance_refuses_hurts_no_port(tmp_path: Path) -> None:
     third = toml(port("C", C, vlan=44, ingress_filter="ip", queues=2))
     with traffic(tmp_path, "null", TWO) as program, ExitStack() as stack:
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         n = 40
         for number in range(n):
             rng = random.Random(number)  # noqa: S311 - repeatable
