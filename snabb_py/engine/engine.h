@@ -66,6 +66,17 @@ static inline void prefetch_to_write(const void *p)
 #endif
 }
 
+/* Give a line up to the cache that all CPUs share: whoever writes it next need not ask
+ * us. A processor that does not know the instruction (CLDEMOTE) passes over it. */
+static inline void demote(const void *p)
+{
+#if defined(__x86_64__)
+    __asm__("cldemote %0" : : "m"(*(const char *)p));
+#else
+    (void)p;
+#endif
+}
+
 static inline uint32_t min_u32(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
