@@ -63,7 +63,7 @@ def program() -> None:
       egress_filter            what may pass from it
       stateful_filter          true: replies to what has passed pass as well
       rx_police, tx_police     Gb/s to it, from it, at most
-      rx_police_burst, ...     bytes that may pass at once
+      rx_police_burst, ...     bytes that may pass at once (250 ms of the limit)
       queues                   pairs that it may use (1)
       mtu                      that it is told
       mirror                   a capture file (pcapng) of all to it and from it

@@ -39,7 +39,7 @@ class PortConfig:
         stateful_filter: what one filter passes lets replies pass the other.
         rx_police, tx_police: Gb/s to it, from it, at most; None: no limit.
         rx_police_burst, tx_police_burst: bytes that may pass at once after a pause;
-            None: 10 ms of the limit.
+            None: 250 ms of the limit.
         disable_mrg_rxbuf, disable_indirect_desc: features it is not offered.
         server: we make the socket and the virtual machine connects; False: it makes the
             socket, None: as the program was told for all.
