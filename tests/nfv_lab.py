@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from tests.guest import Guest
 from tests.hosts import Host
-from tests.integration.test_nfv_cli import Program, call, toml
+from tests.nfv_program import Program, call, toml
 
 #: Trunks: a software card with pools, and a bridge; the wire's host has the tap.
 SIM = "sim,mtu=9000,wire=tap:{tap}"

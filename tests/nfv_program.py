@@ -39,6 +39,14 @@ def port(name: str, mac: bytes, **keys: Any) -> dict[str, Any]:
     return {"port_id": name, "mac_address": mac.hex(":"), **keys}
 
 
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of `nfv` to its end."""
+    return subprocess.run(
+        [*NFV, *map(str, arguments)],
+        check=False, capture_output=True, text=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+
+
 class Program:
     """A running `nfv traffic` with its config and sockets in a directory.
 

@@ -1,14 +1,13 @@
 """`snabb-py bench`: the engine measured by itself. Each prints one line."""
 
-import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from snabb_py._native import lib
-from snabb_py.apps.basic import Forward, Join, Sink, Source, Tee
+from snabb_py.apps.basic import Forward, Sink, Source, Tee
+from snabb_py.cli.bench_report import bench_options, report
+from snabb_py.cli.bench_vhost import vhost, vhost_latency
 from snabb_py.engine.app import Ports
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
@@ -37,54 +36,6 @@ class PerBurst(PythonApp):
     def push(self) -> None:
         """Send all on."""
         self.input["rx"].move(self.output["tx"])
-
-
-def npackets(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
-    """Read a number of packets, "1e8" too."""
-    try:
-        number = int(float(value))
-    except (ValueError, OverflowError):
-        number = 0
-    if not 1 <= number <= 10**15:
-        raise click.BadParameter("expected 1 to 1e15 packets")
-    return number
-
-
-def bench_options(default: str) -> Callable[[Any], Any]:
-    """Add what the benchmarks share: N, --cpu, --json."""
-
-    def decorate(command: Any) -> Any:
-        for option in (
-            click.option("--json", "as_json", is_flag=True, help="Print one object."),
-            click.option("--cpu", type=int, metavar="N", help="Pin the worker."),
-            click.argument("n", default=default, callback=npackets),
-        ):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def report(
-    benchmark: str, packets: int, seconds: float, *, as_json: bool, **more: Any
-) -> None:
-    """Print the result."""
-    mpps = packets / seconds / 1e6
-    result = {
-        "benchmark": benchmark,
-        "packets": packets,
-        "seconds": round(seconds, 6),
-        "mpps": round(mpps, 4),
-        **more,
-    }
-    if as_json:
-        print(json.dumps(result))
-        return
-    rest = "".join(f"; {key.replace('_', ' ')} {value}" for key, value in more.items())
-    print(
-        f"{benchmark}: {packets / 1e6:.1f} million packets in {seconds:.2f} seconds "
-        f"(rate: {mpps:.1f} Mpps){rest}"
-    )
 
 
 def measure(config: Config, app: str, n: int, cpu: int | None) -> tuple[int, float]:
@@ -261,104 +212,6 @@ def driver(*, n: int, cpu: int | None, as_json: bool, transmit: bool) -> None:
     )
 
 
-def add_guest(config: Config, guest: Any, direction: str, size: int) -> None:
-    """Add what a guest of ours does, on the second worker."""
-    from snabb_py.virtio.frontend import Frontend
-
-    config.app("guest", Frontend, guest=guest, worker=1)
-    if direction == "rx":
-        config.app("guest-sink", Sink, worker=1)
-        config.link("guest.tx -> guest-sink.rx")
-        return
-    count = {} if direction == "tx" else {"count": lib.LINK_CAPACITY // 4}
-    config.app("guest-source", Source, size=size, worker=1, **count)
-    config.app("guest-join", Join, worker=1)
-    config.link("guest-source.tx -> guest-join.rx1")
-    config.link("guest-join.tx -> guest.rx")
-    if direction == "loop":
-        config.link("guest.tx -> guest-join.rx2")
-
-
-@program.command("vhost")
-@click.argument("direction", type=click.Choice(["rx", "tx", "loop"]))
-@click.argument("socket", type=click.Path())
-@bench_options("1e8")
-@click.option("--client", is_flag=True, help="Connect; the guest listens.")
-@click.option("--own-guest", is_flag=True, help="Be the guest, too, on a second CPU.")
-@click.option(
-    "--size",
-    type=click.IntRange(64, 1518),
-    default=64,
-    show_default=True,
-    metavar="BYTES",
-    help="Of each frame, with FCS.",
-)
-def vhost(  # noqa: PLR0913 - options
-    *,
-    direction: str,
-    socket: str,
-    n: int,
-    cpu: int | None,
-    as_json: bool,
-    client: bool,
-    own_guest: bool,
-    size: int,
-) -> None:
-    """Serve a guest at SOCKET: N packets to it, from it, or back to it.
-
-    The guest is to receive (rx), to send (tx) or to return packets (loop); it is waited
-    for, and the clock starts at the first packet. For DPDK's testpmd as the guest:
-
-    \b
-      dpdk-testpmd --no-pci --no-huge -m 64 --vdev=net_virtio_user0,path=SOCKET \\
-          -- --forward-mode=rxonly|txonly|io --tx-first --stats-period 1
-    """
-    from pathlib import Path
-
-    from snabb_py.virtio.frontend import Guest
-    from snabb_py.virtio.net_device import VhostUser
-
-    config = Config()
-    config.app("vm", VhostUser, path=socket, server=not client, worker=0)
-    if direction == "rx":
-        config.app("source", Source, size=size - 4, worker=0)
-        config.link("source.tx -> vm.rx")
-    elif direction == "tx":
-        config.app("sink", Sink, worker=0)
-        config.link("vm.tx -> sink.rx")
-    else:
-        config.app("forward", Forward, worker=0)
-        config.link("vm.tx -> forward.rx")
-        config.link("forward.tx -> vm.rx")
-    counter = "tx-packets" if direction == "tx" else "rx-packets"
-    workers = 2 if own_guest else 1
-    with Engine(cpus=[cpu], workers=workers, busy=True, large_packets=256) as engine:
-        engine.commit(config)
-        guest = Guest(Path(socket), is_server=client) if own_guest else None
-        if guest:
-            guest.start()
-            add_guest(config, guest, direction, size - 4)
-            engine.commit(config)
-        counters = engine.apps["vm"].row
-        assert counters  # noqa: S101 - the class has some
-        while not counters[counter]:
-            engine.main(duration=0.01)
-        packets, start = counters[counter], time.monotonic()
-        while counters[counter] < packets + n:
-            time.sleep(0.0005)
-        seconds = time.monotonic() - start
-        packets = counters[counter] - packets
-    report(
-        "vhost",
-        packets,
-        seconds,
-        as_json=as_json,
-        direction=direction,
-        size=size,
-        ns_per_packet=round(seconds / packets * 1e9, 2),
-    )
-
-
 @program.command("python-app")
 @bench_options("1e6")
 @click.option(
@@ -402,3 +255,7 @@ def reconfigure(*, n: int, cpu: int | None, as_json: bool) -> None:
             per_second=round(n / seconds, 1),
             longest_gap_us=round(engine.workers[0].row["longest-gap-ns"] / 1e3, 1),
         )
+
+
+program.add_command(vhost)
+program.add_command(vhost_latency)

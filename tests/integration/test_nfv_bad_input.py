@@ -19,8 +19,8 @@ from snabb_py.cli import cli
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 from snabb_py.virtio import nfv_formats
 from snabb_py.virtio.nfv_config import read, write
-from tests.integration.test_nfv_cli import TWO, C, call, counts, exchange, vm_of
-from tests.nfv_program import NFV, ROOT, port, toml, traffic
+from tests.integration.test_nfv_cli import TWO, C, counts, exchange, vm_of
+from tests.nfv_program import NFV, ROOT, call, port, toml, traffic
 
 EXAMPLES = sorted((ROOT / "examples").glob("nfv*"))
 SNABBS = sorted((ROOT / "tests/data/nfv/nfvconfig").rglob("*"))

@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import stat
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,7 +23,7 @@ from tests.harness import Harness
 from tests.hosts import until
 from tests.integration.test_rawsocket import End
 from tests.integration.test_tap import hush, is_there
-from tests.nfv_program import NFV, ROOT, Program, port, toml, traffic
+from tests.nfv_program import ROOT, Program, call, port, toml, traffic
 
 A, B, C, OUTSIDE = (bytes.fromhex(f"52540000000{n}") for n in "abc1")
 EVERYBODY = b"\xff" * 6
@@ -47,13 +46,6 @@ def datagram(to: bytes, sender: bytes, *, ports: tuple[int, int]) -> bytes:
 
 def tagged(plain: bytes) -> bytes:
     return plain[:12] + TAG + plain[12:]
-
-
-def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*NFV, *map(str, arguments)],
-        check=False, capture_output=True, text=True, timeout=60, cwd=ROOT,
-    )  # fmt: skip
 
 
 class Vm:
