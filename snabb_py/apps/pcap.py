@@ -9,6 +9,7 @@ read: a network cannot read what it writes, nor write a file twice.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import struct
@@ -87,6 +88,8 @@ def _open(path: str, flags: int, hint: str) -> int:
     try:
         return os.open(path, flags, 0o666)
     except OSError as error:
+        if error.errno == errno.ENXIO:
+            hint = "nobody reads this pipe yet; begin with the reader"
         raise DeviceError(f"open {path}", error.errno or 0, hint) from None
 
 
@@ -315,7 +318,8 @@ class PcapWriter(App):
             ConfigError: it is nothing to write a capture to, this network reads it or
                 writes it already, or its settings would change on the way.
         """
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        # Not blocking: a pipe that nobody reads is an error, not a reason to wait.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         fd = _open(self.path, flags, "check the directory and who may write there")
         made: list[Output] = []
 

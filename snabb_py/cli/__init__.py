@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # Programs without an ending of their own are unwound: what they hold is given back.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _unwind)
     try:
         sys.exit(cli.main(arguments, prog_name="snabb-py", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -128,6 +128,12 @@ def main(arguments: list[str] | None = None) -> None:
             _forget_stdout()
         _complain(_explain(error))
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _unwind(number: int, _frame: object) -> None:
+    """End the program, once: a second signal must not interrupt the giving back."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _explain(error: Exception) -> Exception:

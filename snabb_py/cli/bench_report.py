@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+#: From so many on they are told in millions.
+MANY = 100_000
+
 
 def npackets(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     """Read a number of packets, "1e8" too."""
@@ -49,7 +52,6 @@ def report(
         print(json.dumps(result))
         return
     rest = "".join(f"; {key.replace('_', ' ')} {value}" for key, value in more.items())
-    print(
-        f"{benchmark}: {packets / 1e6:.1f} million packets in {seconds:.2f} seconds "
-        f"(rate: {mpps:.1f} Mpps){rest}"
-    )
+    many = f"{packets / 1e6:.1f} million" if packets >= MANY else f"{packets}"
+    rate = f"{mpps:.1f} Mpps" if mpps >= 1 else f"{mpps * 1e3:.1f} kpps"
+    print(f"{benchmark}: {many} packets in {seconds:.2f} seconds (rate: {rate}){rest}")

@@ -1,5 +1,6 @@
 """`snabb-py bench vhost...`: a vhost-user port by itself, its guest DPDK or ours."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ def guest_options(command: Any) -> Any:
     ):
         command = option(command)
     return command
+
+
+def say_waiting(socket: str) -> None:
+    """Say that a guest may come."""
+    print(f"{socket}: waiting for a guest", file=sys.stderr)
 
 
 def start_guest(socket: str, *, client: bool) -> Guest:
@@ -87,7 +93,8 @@ def vhost(  # noqa: PLR0913 - options
 
     \b
       dpdk-testpmd --no-pci --no-huge -m 64 --vdev=net_virtio_user0,path=SOCKET \\
-          -- --forward-mode=rxonly|txonly|io --tx-first --stats-period 1
+          -- --total-num-mbufs=2048 --forward-mode=rxonly|txonly|io --tx-first \\
+          --stats-period 1
     """
     config = Config()
     config.app("vm", VhostUser, path=socket, server=not client, worker=0)
@@ -105,6 +112,7 @@ def vhost(  # noqa: PLR0913 - options
     workers = 2 if own_guest else 1
     with Engine(cpus=[cpu], workers=workers, busy=True, large_packets=256) as engine:
         engine.commit(config)
+        say_waiting(socket)
         guest = start_guest(socket, client=client) if own_guest else None
         if guest:
             add_guest(config, guest, direction, size - 4)
@@ -170,6 +178,7 @@ def vhost_latency(  # noqa: PLR0913 - options
     workers = 2 if own_guest else 1
     with Engine(cpus=[cpu], workers=workers, busy=not sleep) as engine:
         engine.commit(config)
+        say_waiting(socket)
         if own_guest:
             guest = start_guest(socket, client=client)
             config.app("guest", Frontend, guest=guest, worker=1)
@@ -200,8 +209,8 @@ def vhost_latency(  # noqa: PLR0913 - options
         seconds,
         as_json=as_json,
         rate=rate,
-        median_us=percentile(counts, 0.5) / 1000,
-        p999_us=percentile(counts, 0.999) / 1000,
+        median_us=round(percentile(counts, 0.5) / 1000, 1),
+        p999_us=round(percentile(counts, 0.999) / 1000, 1),
         lost=n - back,
         not_sent_in_time=missed,
     )

@@ -38,6 +38,8 @@ LARGE_PACKETS = 1024
 #: Packets for each further worker: what it keeps for itself, and on interlinks.
 WORKER_PACKETS, WORKER_LARGE_PACKETS = 4096, 512
 PATH = click.Path(path_type=Path)
+#: Seconds between two reports.
+LEAST_INTERVAL = 0.001
 
 
 def warn(line: str) -> None:
@@ -58,7 +60,8 @@ def program() -> None:
       port_id                  its name; the only key that must be there
       mac_address              its address, or a list; of several ports each has one
       vlan                     its frames carry this tag on the wire, and none here
-      trunk                    VLANs that it has with their tags: [1, 7, "100-199"]
+      trunk                    VLANs that it has with their tags: [1, 7, "100-199"];
+                               needs mac_address
       ingress_filter           what may pass to it, as tcpdump has it
       egress_filter            what may pass from it
       stateful_filter          true: replies to what has passed pass as well
@@ -66,7 +69,8 @@ def program() -> None:
       rx_police_burst, ...     bytes that may pass at once (250 ms of the limit)
       queues                   pairs that it may use (1)
       mtu                      that it is told
-      mirror                   a capture file (pcapng) of all to it and from it
+      mirror                   a capture file (pcapng) of all to it and from it; it is
+                               begun anew when the port comes or its mirror changes
       server                   true: we make its socket, false: it does
       disable_mrg_rxbuf, disable_indirect_desc
                                features that it is not offered
@@ -190,6 +194,13 @@ def qemu(  # noqa: PLR0913 - the options of a program
 # -- traffic -------------------------------------------------------------------
 
 
+def check_interval(seconds: float) -> float:
+    """Return an interval that is none, or not too short to do anything else in."""
+    if 0 < seconds < LEAST_INTERVAL:
+        raise click.BadParameter(f"{seconds:g} is neither 0 nor {LEAST_INTERVAL} s.")
+    return seconds
+
+
 def report_every(letter: str, name: str, default: float, text: str) -> Callable[[F], F]:
     """Return the option of a report's interval."""
     return click.option(
@@ -197,6 +208,7 @@ def report_every(letter: str, name: str, default: float, text: str) -> Callable[
         f"--{name}-report-interval",
         f"{name}_interval",
         type=Number(0, 86400),
+        callback=lambda _ctx, _param, value: check_interval(value),
         default=default,
         show_default=True,
         metavar="S",
@@ -329,6 +341,8 @@ def traffic(  # noqa: PLR0913 - the options of a program
     config = read(conf, warn)
     if len(config.ports) > SWITCH_PORTS:
         raise ConfigError(f"{conf}: {len(config.ports)} ports, {SWITCH_PORTS} at most")
+    if group is not None and client and not any(port.server for port in config.ports):
+        raise ConfigError("--group: with --client the sockets are not ours")
     sockets = Sockets(sock, is_server=not client, group=group_number(group))
     sockets.paths(config)
     reporter = NfvReporter(

@@ -4,6 +4,7 @@ Time is an argument: seconds on any clock that does not run backwards. Imports n
 """
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,8 +54,11 @@ class Timers:
         while (due := self.next_due()) is not None and due <= now:
             timer = heapq.heappop(self._heap)
             if timer.repeat > 0:
-                missed = int((now - timer.due) / timer.repeat)
-                timer.due += timer.repeat * (missed + 1)
+                missed = (now - due) // timer.repeat
+                after = due + timer.repeat * (missed + 1)
+                # Behind now, however small the period is: each is called once a run.
+                at_least = math.nextafter(now, math.inf)
+                timer.due = max(after, at_least) if math.isfinite(after) else at_least
                 heapq.heappush(self._heap, timer)
             timer.call()
             ncalls += 1

@@ -8,6 +8,7 @@ Imports apps, engine and errors.
 import dataclasses
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,11 @@ def read(path: str | Path, warn: Warn) -> NfvConfig:
         ConfigError: something in it is wrong.
     """
     try:
-        with Path(path).open("rb") as stream:
+        # Not blocking: a pipe would wait for its writer before we can refuse it.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        with open(os.open(path, flags), "rb") as stream:  # noqa: PTH123 - a descriptor
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ConfigError(f"{path}: is no regular file")
             content = stream.read(FILE_MAX + 1)
     except OSError as error:
         raise DeviceError(f"read {path}", error.errno or 0) from None

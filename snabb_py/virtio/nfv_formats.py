@@ -63,7 +63,12 @@ def _unwrap(node: Node, file: str) -> Node:
             raise ConfigError(
                 f'{file}:{value.line}: unknown key "{key}"; did you mean "{LIST_KEY}"?'
             )
-    return node.value.get(LIST_KEY, Node([], 1))
+    if LIST_KEY not in node.value:
+        # What a full disk or a careless copy leaves must not take all ports away.
+        raise ConfigError(
+            f'{file}:{node.line}: names no port; "{LIST_KEY} = []" is for none'
+        )
+    return node.value[LIST_KEY]
 
 
 # -- JSON ----------------------------------------------------------------------

@@ -290,7 +290,7 @@ def test_what_ports_have_in_turn(tmp_path: Path) -> None:
             assert program.change(changed) == "added A; changed B"
         with vm_of(program, "A") as again:
             exchange(b, again, 0)
-            assert program.change("") == "removed A, B"
+            assert program.change("port = []") == "removed A, B"
         program.end()
 
 

@@ -175,9 +175,17 @@ def test_json(file: str) -> None:
 
 
 def test_no_ports() -> None:
-    assert (
-        get("return {}") == get("[]") == get("", "x.toml") == get("{}") == NfvConfig()
-    )
+    none = get("return {}"), get("[]"), get("port = []", "x.toml"), get('{"port": []}')
+    assert set(none) == {NfvConfig()}
+
+
+@pytest.mark.parametrize(
+    ("text", "file"), [("", "x.toml"), ("# no", "x.toml"), ("{}", "x")]
+)
+def test_a_file_that_names_no_port(text: str, file: str) -> None:
+    """What a full disk or half a copy leaves does not take the ports away."""
+    with pytest.raises(ConfigError, match="names no port"):
+        get(text, file)
 
 
 def test_zero_is_no_vlan() -> None:

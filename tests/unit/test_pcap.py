@@ -682,6 +682,12 @@ def pipe(tmp_path: Path) -> Pipe:
     return Pipe(tmp_path / "pipe")
 
 
+def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DeviceError, match="nobody reads this pipe"):
+        Harness(PcapWriter(tmp_path / "pipe"))
+
+
 def test_a_pipe(pipe: Pipe, save: Save) -> None:
     frames = [struct.pack(">I", i) + C for i in range(2000)]
     received = b""

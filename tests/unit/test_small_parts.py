@@ -59,6 +59,15 @@ def test_timers_keep_order_and_beat() -> None:
     assert timers.next_due() == 11
 
 
+@pytest.mark.parametrize("repeat", [1e-9, 1e-300, 5e-324])
+def test_a_timer_without_a_pause_is_called_once_a_run(repeat: float) -> None:
+    timers, calls = Timers(), []
+    timers.at(1e6, lambda: calls.append("beat"), repeat=repeat)
+    for n in range(3):
+        assert timers.run(1e6 + n) == 1
+    assert len(calls) == 3
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40)), max_size=60))
 def test_rows_never_overlap(changes: list[tuple[int, int]]) -> None:
     counters = Counters(None)
