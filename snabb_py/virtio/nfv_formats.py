@@ -183,7 +183,7 @@ def _parse_toml(text: str, file: str) -> Node:
     headers = places.headers
     ports = values.get(LIST_KEY)
     try:
-        if not isinstance(ports, list) or len(headers) != len(ports):
+        if not ports or not isinstance(ports, list) or len(headers) != len(ports):
             return places.locate(values, 1, places.nlines)
         bounds = [*headers, places.nlines + 1]
         items = [
