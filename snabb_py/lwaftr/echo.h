@@ -3,6 +3,8 @@
 
 #include "snabb_py/engine/engine.h"
 
+#include "snabb_py/lwaftr/neighbor.h"
+
 #include "snabb_py/lwaftr/echo_abi.h"
 
 #endif

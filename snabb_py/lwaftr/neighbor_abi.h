@@ -39,13 +39,12 @@ enum {                 /* what became of a frame */
     NEIGHBOR_REPLY     /* it has become the reply, to be sent out of the same side */
 };
 
-/* Begin. A next hop with a MAC is known at once, another one is asked for at the first
- * tick. For a new config that has the same ip, next_hop and kind: not to be called, the
- * state stays good (a new own MAC takes effect by neighbor_reconfigure()). */
+/* Begin: a next hop with a MAC is known at once, another one is asked for at the first
+ * tick. */
 void neighbor_init(struct neighbor *neighbor, const struct neighbor_config *config);
 
-/* Take over another config; what is known of the same next hop stays known, waiting
- * frames stay. */
+/* Take over another config; what is known of the same next hop stays known, frames that
+ * wait go on waiting. */
 void neighbor_reconfigure(struct neighbor *neighbor, const struct neighbor_config *old,
                           const struct neighbor_config *config);
 

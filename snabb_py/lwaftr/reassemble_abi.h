@@ -23,8 +23,8 @@ struct reassembly_range {
 struct reassembly {
     uint64_t key[5];
     uint64_t deadline;
-    /* The first fragment to come, and all that came in its slot: payload byte i is at
-     * data + header + i. NULL: the datagram has failed, what still comes is dropped. */
+    /* The first fragment to come; the others are copied into its slot: payload byte i is
+     * at data + header + i. */
     struct packet *packet;
     uint32_t next;  /* in its bucket; of free ones: the next free one */
     uint32_t newer; /* in its queue */
@@ -59,13 +59,11 @@ struct reassembler {
     uint32_t max_fragments;
     uint32_t kind;
     uint32_t compat;   /* as Snabb has it */
-    uint32_t nentries;
-    uint32_t nheld;    /* packets */
+    uint32_t nentries; /* each holds a packet */
     uint32_t nfresh;   /* entries that were ever in use */
     uint32_t free;
-    uint32_t swept;    /* queue where the next tick goes on */
-    uint32_t longest;  /* queue that has had the most datagrams */
-    uint32_t reserved;
+    uint32_t swept;   /* queue where the next tick goes on */
+    uint32_t longest; /* queue that has had the most datagrams */
     struct reassembly_queue queues[256];
 };
 
@@ -88,8 +86,7 @@ void reassembler_init(struct reassembler *reassembler, uint8_t *memory, uint32_t
 
 /* Take an untagged frame, whatever it is, to the reassembler of its side. One that is
  * not a fragment comes back at once; a fragment may complete its datagram, which comes
- * back whole. NULL: it is kept, or dropped. All of it is counted: as needed or unneeded,
- * reassembled, invalid, evicted. Only malformed IP is dropped uncounted (as in Snabb).
+ * back whole. NULL: it is kept, or dropped. All is counted.
  *
  * Args:      counters: the LWAFTR_* of the app.
  */
@@ -99,9 +96,9 @@ struct packet *reassemble_ipv4(struct reassembler *reassembler,
 struct packet *reassemble_ipv6(struct reassembler *reassembler,
                                struct freelist *freelist, struct packet *packet,
                                uint64_t now, uint64_t *counters);
-/* A whole IPv6 packet whose payload may be an IPv4 fragment (RFC 7597, 8.3): comes
- * back in one IPv6 packet. Fragments of one datagram have come from one source of
- * IPv6. What does not hold a fragment comes back and is not counted. */
+/* The same for a frame of IPv6 in which IPv4 is tunnelled, directly behind the header
+ * (RFC 7597, 8.3): fragments from one source become one IPv6 packet with one datagram.
+ * Any other frame comes back uncounted; fragments count with those of IPv4. */
 struct packet *reassemble_tunnelled(struct reassembler *reassembler,
                                     struct freelist *freelist, struct packet *packet,
                                     uint64_t now, uint64_t *counters);
@@ -109,9 +106,9 @@ struct packet *reassemble_tunnelled(struct reassembler *reassembler,
 /* Let datagrams go whose time is over, max at most; call it at every tick.
  *
  * Args:      expired: room for max packets: the first fragments (offset 0) of those
- *            that had theirs, as they came but for the Ethernet header's being that of
- *            the same fragment; they are the caller's, to be quoted in ICMP "fragment
- *            reassembly time exceeded" (11/1, ICMPv6 3/1) and freed. None in compat.
+ *            that had theirs, as they came. They are the caller's, to be quoted in ICMP
+ *            "fragment reassembly time exceeded" (11/1, ICMPv6 3/1) and freed. None in
+ *            compat.
  * Returns:   how many are in expired.
  */
 uint32_t reassembler_tick(struct reassembler *reassembler, struct freelist *freelist,
