@@ -103,8 +103,9 @@ enum lwaftr_counter {
     LWAFTR_OUT_ICMPV6_ECHO_PACKETS,
     LWAFTR_INGRESS_PACKET_DROPS,
 
-    /* Ours: what Snabb drops without a word, or does not do. They stand beside
-     * drop-all-*, which sums up Snabb's reasons alone. */
+    /* Ours: what Snabb drops without a word, or does not do. What the core drops is in
+     * drop-all-*, too; what does not get that far is not. Where a name has IPV4 its
+     * neighbour has IPV6: a side is added to it. */
     LWAFTR_DROP_VLAN_IPV4_PACKETS, /* another tag than ours, or none */
     LWAFTR_DROP_VLAN_IPV6_PACKETS,
     LWAFTR_DROP_INGRESS_FILTER_IPV4_PACKETS,
@@ -126,7 +127,8 @@ enum lwaftr_counter {
     LWAFTR_DROP_OVER_RATE_LIMIT_ICMPV4_PACKETS,
     LWAFTR_DROP_OUT_BY_RFC1122_ICMPV4_PACKETS, /* no error about such (3.2.2) */
     LWAFTR_DROP_OUT_BY_RFC4443_ICMPV6_PACKETS, /* the same (2.4 e) */
-    LWAFTR_DROP_OUT_OVER_MTU_BUT_DONT_FRAGMENT_IPV4_PACKETS, /* the B4 gets ICMP 3/4 */
+    LWAFTR_DROP_OUT_OVER_MTU_PACKETS, /* and cannot or must not be cut up */
+    LWAFTR_DROP_CONGESTION_IPV6_PACKETS, /* met by who does not know (RFC 6040, 4.2) */
     LWAFTR_DROP_NEXT_HOP_UNRESOLVED_IPV4_PACKETS, /* too many wait for it */
     LWAFTR_DROP_NEXT_HOP_UNRESOLVED_IPV6_PACKETS,
     LWAFTR_DROP_NO_MEMORY_PACKETS, /* the pool has run dry */

@@ -1,0 +1,436 @@
+/* The lwAFTR (RFC 7596): IPv4 over IPv6 tunnels, one to each B4.
+ *
+ * One app does the work of a chain. Here are the packets that most others are like:
+ * whole, right, of a softwire, too short to be cut up. They go in bursts: read and
+ * check, look up all at once, write the header. Whatever is in any way special goes by
+ * itself through every stage (lwaftr_edge.c, lwaftr_core.c), where all is decided and
+ * counted. Both are in the order in which they came.
+ */
+#include "snabb_py/lwaftr/lwaftr.h"
+
+enum {
+    PREFETCH = 8,      /* packets ahead */
+    PORTS_SIZE = 4,    /* source and destination, the first bytes of a payload */
+    PLAIN_IPV4 = 0x45, /* version 4, a header without options */
+    EXPIRED_MAX = 32   /* reassemblies that a tick gives up */
+};
+
+/* What a burst adds to the counters. */
+struct sums {
+    uint32_t packets;
+    uint32_t bytes;    /* of frames as they came */
+    uint32_t filtered; /* on their way out */
+};
+
+/* ---- frames ---------------------------------------------------------------------- */
+
+static inline bool is_filtering(const struct lwaftr_filter *filter)
+{
+    return filter->program != NULL;
+}
+
+/* No checksum to be finished, no super-frame. */
+static inline bool carries_nothing(const struct packet *packet)
+{
+    return ((packet->flags & ~PACKET_CSUM_VALID) | packet->gso_type) == 0;
+}
+
+/* The frame without its tag: the addresses in front of it are where they were. NULL:
+ * too short, or not of this kind and VLAN, or with a priority. */
+static inline uint8_t *common_frame(const struct packet *packet,
+                                    const struct lwaftr_side *side, uint16_t type,
+                                    uint32_t size)
+{
+    uint8_t *frame = packet->data;
+    if (unlikely(side->is_tagged)) {
+        size += WIRE_TAG_SIZE;
+        if (packet->length < size ||
+            load_be32(frame + ETHERNET_TYPE) != ((uint32_t)WIRE_VLAN << 16 | side->vlan))
+            return NULL;
+        frame += WIRE_TAG_SIZE;
+    }
+    bool is_common = packet->length >= size && carries_nothing(packet) &&
+                     load_be16(frame + ETHERNET_TYPE) == type;
+    return is_common ? frame : NULL;
+}
+
+/* Bytes from the IP header on. */
+static inline uint32_t ip_room(const struct packet *packet, const uint8_t *frame)
+{
+    return (uint32_t)(packet->data + packet->length - frame) - FRAME_IP;
+}
+
+/* A header without options, right, of a datagram that is whole, fits this room and has
+ * ports. `&`, because all of it is true of nearly every packet. */
+static inline bool is_common_ipv4(const uint8_t *ip, uint32_t total, uint32_t room)
+{
+    return (ip[0] == PLAIN_IPV4) & (total >= WIRE_IPV4_SIZE + PORTS_SIZE) &
+           (total <= room) & ((load_be16(ip + IPV4_FRAGMENT) & IPV4_IS_FRAGMENT) == 0) &
+           (ip[IPV4_PROTOCOL] != WIRE_ICMP) & checksum_is_right(ipv4_sum(ip));
+}
+
+/* Whether the filter of a side that a frame came in on lets it pass. */
+static inline bool passes(const struct lwaftr_side *side, struct packet *packet,
+                          uint8_t *frame)
+{
+    if (likely(!is_filtering(&side->ingress)))
+        return true;
+    struct packet untagged = *packet;
+    if (side->is_tagged)
+        memmove(frame, packet->data, ETHERNET_TYPE);
+    untagged.length -= (uint32_t)(frame - packet->data);
+    untagged.data = frame;
+    bool does = filter_matches(&side->ingress, &untagged);
+    if (side->is_tagged) /* as it came, for whoever takes it from here */
+        memmove(packet->data, frame, ETHERNET_TYPE);
+    return does;
+}
+
+/* Give a packet the Ethernet header in front of `ip`, and send it. */
+static inline void output_common(struct lwaftr *lw, uint32_t side, struct packet *packet,
+                                 uint8_t *ip, uint32_t length, struct sums *sums)
+{
+    const struct lwaftr_side *config = &lw->config->side[side];
+    uint8_t *frame = ip - WIRE_ETHERNET_SIZE;
+    neighbor_address(lw->neighbor[side], frame);
+    store_be16(frame + ETHERNET_TYPE, side == LWAFTR_V4 ? WIRE_IPV4 : WIRE_IPV6);
+    length += WIRE_ETHERNET_SIZE;
+    /* Metadata of a packet on which nothing rides, at one store; see packet_fresh(). */
+    uint64_t word = length | (uint64_t)packet->slot_class << 56;
+    packet->data = frame;
+    memcpy(&packet->length, &word, sizeof(word));
+    if (unlikely(is_filtering(&config->egress) | config->is_tagged)) {
+        sums->filtered += !lwaftr_output_whole(lw, side, packet);
+        return;
+    }
+    lwaftr_queue(lw, side, packet);
+}
+
+static inline void prefetch_ahead(struct packet *const *packets, uint32_t i, uint32_t n)
+{
+    if (i + 2 * PREFETCH < n)
+        __builtin_prefetch(packets[i + 2 * PREFETCH]);
+    if (i + PREFETCH < n)
+        __builtin_prefetch(packets[i + PREFETCH]->data);
+}
+
+/* ---- from the internet -------------------------------------------------------------- */
+
+/* A frame that is like most others, without its tag; or NULL. */
+static inline uint8_t *common_ipv4(const struct lwaftr *lw, struct packet *packet)
+{
+    const struct lwaftr_config *config = lw->config;
+    const struct lwaftr_side *in = &config->side[LWAFTR_V4];
+    uint8_t *frame =
+        common_frame(packet, in, WIRE_IPV4, FRAME_IP + WIRE_IPV4_SIZE + PORTS_SIZE);
+    if (unlikely(!frame))
+        return NULL;
+    const uint8_t *ip = frame + FRAME_IP;
+    uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH), room = ip_room(packet, frame);
+    bool is_common = is_common_ipv4(ip, total, room) & (ip[IPV4_TTL] > 1) &
+                     (total + WIRE_IPV6_SIZE <= config->side[LWAFTR_V6].mtu) &
+                     ((total == room) | !config->compat);
+    return is_common && passes(in, packet, frame) ? frame : NULL;
+}
+
+static inline void encapsulate_common(struct lwaftr *lw, struct packet *packet,
+                                      uint8_t *frame, const struct softwire *softwire,
+                                      struct sums *sums)
+{
+    const struct lwaftr_config *config = lw->config;
+    uint8_t *ip = frame + FRAME_IP, *ipv6 = ip - WIRE_IPV6_SIZE;
+    uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
+    ipv4_decrement_ttl(ip);
+    ipv6_write_tunnel(ipv6, ip[IPV4_TOS], config->flow_label, total,
+                      config->table->br[softwire->br], softwire->b4);
+    sums->packets++;
+    sums->bytes += FRAME_IP + total;
+    output_common(lw, LWAFTR_V6, packet, ipv6, WIRE_IPV6_SIZE + total, sums);
+}
+
+static void burst_from_internet(struct lwaftr *lw, struct packet *const *packets,
+                                uint32_t n)
+{
+    const struct softwire *softwires[LWAFTR_BURST];
+    uint8_t *frames[LWAFTR_BURST];
+    uint32_t addresses[LWAFTR_BURST];
+    uint16_t ports[LWAFTR_BURST];
+    struct sums sums = {0};
+    bool is_ready = neighbor_is_known(lw->neighbor[LWAFTR_V6]);
+    for (uint32_t i = 0; i < n; i++) {
+        prefetch_ahead(packets, i, n);
+        frames[i] = is_ready ? common_ipv4(lw, packets[i]) : NULL;
+        const uint8_t *ip = frames[i] + FRAME_IP;
+        addresses[i] = frames[i] ? load_be32(ip + IPV4_DESTINATION) : 0;
+        ports[i] = frames[i] ? load_be16(ip + WIRE_IPV4_SIZE + 2) : 0;
+    }
+    binding_table_lookup(lw->config->table, addresses, ports, n, softwires);
+    for (uint32_t i = 0; i < n; i++) {
+        if (likely(frames[i] != NULL && softwires[i] != NULL))
+            encapsulate_common(lw, packets[i], frames[i], softwires[i], &sums);
+        else
+            lwaftr_input(lw, LWAFTR_V4, packets[i]);
+    }
+    uint64_t *counters = lw->counters;
+    counters[LWAFTR_IN_IPV4_FRAG_REASSEMBLY_UNNEEDED] += sums.packets;
+    counters[LWAFTR_IN_IPV4_PACKETS] += sums.packets;
+    counters[LWAFTR_IN_IPV4_BYTES] += sums.bytes;
+    counters[LWAFTR_OUT_IPV6_PACKETS] += sums.packets;
+    counters[LWAFTR_OUT_IPV6_BYTES] += sums.bytes + sums.packets * WIRE_IPV6_SIZE;
+    counters[LWAFTR_OUT_IPV6_FRAG_NOT] += sums.packets - sums.filtered;
+}
+
+/* ---- from the B4s ------------------------------------------------------------------- */
+
+/* The same. ECN says nothing, or nothing new (RFC 6040, 4.2). */
+static inline uint8_t *common_ipv6(const struct lwaftr *lw, struct packet *packet)
+{
+    const struct lwaftr_config *config = lw->config;
+    const struct lwaftr_side *in = &config->side[LWAFTR_V6];
+    uint8_t *frame = common_frame(packet, in, WIRE_IPV6,
+                                  FRAME_TUNNELLED + WIRE_IPV4_SIZE + PORTS_SIZE);
+    if (unlikely(!frame))
+        return NULL;
+    const uint8_t *ipv6 = frame + FRAME_IP, *ip = frame + FRAME_TUNNELLED;
+    uint32_t payload = load_be16(ipv6 + IPV6_PAYLOAD_LENGTH);
+    uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH), room = ip_room(packet, frame);
+    uint32_t ecn = ipv6[1] >> 4 & ECN_MASK;
+    bool is_common = (ipv6[0] >> 4 == 6) &
+                     (ipv6[IPV6_NEXT_HEADER] == WIRE_IPV4_IN_IPV6) &
+                     (payload + WIRE_IPV6_SIZE <= room) &
+                     ((ecn == 0) | (ecn == (ip[IPV4_TOS] & ECN_MASK))) &
+                     is_common_ipv4(ip, total, payload) & (ip[IPV4_TTL] > 0) &
+                     (total <= config->side[LWAFTR_V4].mtu) &
+                     ((total + WIRE_IPV6_SIZE == room) | !config->compat);
+    return is_common && passes(in, packet, frame) ? frame : NULL;
+}
+
+/* What does not turn round here, through the tunnel that it should come through. */
+static inline bool is_for_internet(const struct lwaftr_config *config,
+                                   const struct softwire *softwire, const uint8_t *frame)
+{
+    const uint8_t *ip = frame + FRAME_TUNNELLED;
+    return softwire && softwire_matches(config->table, softwire, frame + FRAME_IP) &&
+           !(config->hairpinning &&
+             binding_table_is_managed(config->table, load_be32(ip + IPV4_DESTINATION)));
+}
+
+static void burst_from_b4s(struct lwaftr *lw, struct packet *const *packets, uint32_t n)
+{
+    const struct softwire *softwires[LWAFTR_BURST];
+    uint8_t *frames[LWAFTR_BURST];
+    uint32_t addresses[LWAFTR_BURST];
+    uint16_t ports[LWAFTR_BURST];
+    struct sums sums = {0};
+    uint32_t inner_bytes = 0;
+    bool is_ready = neighbor_is_known(lw->neighbor[LWAFTR_V4]);
+    for (uint32_t i = 0; i < n; i++) {
+        prefetch_ahead(packets, i, n);
+        frames[i] = is_ready ? common_ipv6(lw, packets[i]) : NULL;
+        const uint8_t *ip = frames[i] + FRAME_TUNNELLED;
+        addresses[i] = frames[i] ? load_be32(ip + IPV4_SOURCE) : 0;
+        ports[i] = frames[i] ? load_be16(ip + WIRE_IPV4_SIZE) : 0;
+    }
+    binding_table_lookup(lw->config->table, addresses, ports, n, softwires);
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *frame = frames[i];
+        if (likely(frame != NULL && is_for_internet(lw->config, softwires[i], frame))) {
+            uint8_t *ip = frame + FRAME_TUNNELLED;
+            uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
+            sums.packets++;
+            sums.bytes +=
+                FRAME_TUNNELLED + load_be16(frame + FRAME_IP + IPV6_PAYLOAD_LENGTH);
+            inner_bytes += FRAME_IP + total;
+            output_common(lw, LWAFTR_V4, packets[i], ip, total, &sums);
+        } else {
+            lwaftr_input(lw, LWAFTR_V6, packets[i]);
+        }
+    }
+    uint64_t *counters = lw->counters;
+    counters[LWAFTR_IN_IPV6_FRAG_REASSEMBLY_UNNEEDED] += sums.packets;
+    counters[LWAFTR_IN_IPV6_PACKETS] += sums.packets;
+    counters[LWAFTR_IN_IPV6_BYTES] += sums.bytes;
+    counters[LWAFTR_OUT_IPV4_PACKETS] += sums.packets;
+    counters[LWAFTR_OUT_IPV4_BYTES] += inner_bytes;
+    counters[LWAFTR_OUT_IPV4_FRAG_NOT] += sums.packets - sums.filtered;
+}
+
+static void burst(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
+                  uint32_t n)
+{
+    if (side == LWAFTR_V4)
+        burst_from_internet(lw, packets, n);
+    else
+        burst_from_b4s(lw, packets, n);
+}
+
+/* ---- the app -------------------------------------------------------------------------- */
+
+/* A config that was not there before: the next hops may be others. */
+static void take_config(struct lwaftr *lw, const struct lwaftr_config *config)
+{
+    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++) {
+        const struct neighbor_config *wanted = config->side[side].neighbor;
+        neighbor_reconfigure(lw->neighbor[side], lw->neighbor_config[side], wanted);
+        *lw->neighbor_config[side] = *wanted;
+        lw->reassembler[side]->max_fragments = config->side[side].max_fragments;
+    }
+    lw->reassembler[LWAFTR_TUNNELLED]->max_fragments =
+        config->side[LWAFTR_V6].max_fragments;
+    lw->serial = config->serial;
+}
+
+/* Two interfaces, or one that is both ("on a stick"). */
+static bool is_on_a_stick(const struct app *app)
+{
+    return app->ninput == 1;
+}
+
+static struct lwaftr *begin(struct app *app)
+{
+    struct lwaftr *lw = app->state;
+    const struct lwaftr_config *config = app->config;
+    lw->config = config;
+    lw->counters = app->counters;
+    lw->freelist = app->worker->freelist;
+    lw->now = app->worker->now;
+    lw->out[LWAFTR_V4].link = app->output[0];
+    lw->out[LWAFTR_V6].link = app->output[is_on_a_stick(app) ? 0 : 1];
+    if (unlikely(lw->serial != config->serial))
+        take_config(lw, config);
+    return lw;
+}
+
+/* A burst off a link, as large as fits the other side's. What ICMP errors and fragments
+ * are more is lost where it does not fit, and counted by the link. */
+static uint32_t receive(struct link *in, const struct link *out, struct packet **packets)
+{
+    return link_receive_burst(in, packets, min_u32(LWAFTR_BURST, link_writable(out)));
+}
+
+static uint32_t push_side(struct lwaftr *lw, uint32_t side, struct link *in)
+{
+    const struct link *out = lw->out[LWAFTR_V6 - side].link;
+    struct packet *packets[LWAFTR_BURST];
+    uint32_t n, total = 0;
+    while ((n = receive(in, out, packets)) > 0) {
+        burst(lw, side, packets, n);
+        lwaftr_flush(lw);
+        total += n;
+    }
+    return total;
+}
+
+static inline uint32_t tag_size(const struct lwaftr_side *side)
+{
+    return side->is_tagged ? WIRE_TAG_SIZE : 0;
+}
+
+/* The side that a frame of a stick belongs to: its VLAN's, or its kind's. */
+static uint32_t side_of(const struct lwaftr_config *config, const struct packet *packet)
+{
+    const struct lwaftr_side *v4 = &config->side[LWAFTR_V4];
+    const struct lwaftr_side *v6 = &config->side[LWAFTR_V6];
+    const uint8_t *type = packet->data + ETHERNET_TYPE;
+    if (packet->length < WIRE_ETHERNET_SIZE + tag_size(v4))
+        return LWAFTR_V6;
+    if (v4->is_tagged != v6->is_tagged || v4->vlan != v6->vlan) {
+        bool has_tag = load_be16(type) == WIRE_VLAN;
+        return v4->is_tagged == has_tag &&
+                       (!has_tag || (load_be16(type + 2) & 0xfff) == v4->vlan)
+                   ? LWAFTR_V4
+                   : LWAFTR_V6;
+    }
+    uint16_t kind = load_be16(type + tag_size(v4));
+    return kind == WIRE_IPV4 || kind == WIRE_ARP ? LWAFTR_V4 : LWAFTR_V6;
+}
+
+static uint32_t push_stick(struct lwaftr *lw, struct link *in, const struct link *out)
+{
+    struct packet *packets[LWAFTR_BURST], *sides[LWAFTR_NSIDES][LWAFTR_BURST];
+    uint32_t n, total = 0;
+    while ((n = receive(in, out, packets)) > 0) {
+        uint32_t counts[LWAFTR_NSIDES] = {0};
+        for (uint32_t i = 0; i < n; i++) {
+            prefetch_ahead(packets, i, n);
+            uint32_t side = side_of(lw->config, packets[i]);
+            sides[side][counts[side]++] = packets[i];
+        }
+        burst(lw, LWAFTR_V6, sides[LWAFTR_V6], counts[LWAFTR_V6]);
+        burst(lw, LWAFTR_V4, sides[LWAFTR_V4], counts[LWAFTR_V4]);
+        lwaftr_flush(lw);
+        total += n;
+    }
+    return total;
+}
+
+static uint32_t lwaftr_push(struct app *app)
+{
+    struct lwaftr *lw = begin(app);
+    if (is_on_a_stick(app))
+        return push_stick(lw, app->input[0], app->output[0]);
+    return push_side(lw, LWAFTR_V6, app->input[LWAFTR_V6]) +
+           push_side(lw, LWAFTR_V4, app->input[LWAFTR_V4]);
+}
+
+/* Reassemblies whose time is over: their first fragments' senders are told. */
+static void expire(struct lwaftr *lw, uint32_t which)
+{
+    struct packet *expired[EXPIRED_MAX];
+    uint32_t n = reassembler_tick(lw->reassembler[which], lw->freelist, lw->now,
+                                  lw->counters, expired, EXPIRED_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        if (which == LWAFTR_V4)
+            icmpv4_send_error(lw, expired[i], ICMPV4_TIME_EXCEEDED, ICMPV4_REASSEMBLY,
+                              0);
+        else if (which == LWAFTR_V6)
+            icmpv6_send_error(lw, expired[i], ICMPV6_TIME_EXCEEDED, ICMPV6_REASSEMBLY,
+                              expired[i]->data + FRAME_IP + IPV6_DESTINATION);
+        lwaftr_free(lw, expired[i]);
+    }
+}
+
+static void lwaftr_tick(struct app *app)
+{
+    struct lwaftr *lw = begin(app);
+    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++) {
+        struct packet *request =
+            neighbor_tick(lw->neighbor[side], lw->config->side[side].neighbor,
+                          lw->freelist, lw->now, lw->counters);
+        if (request)
+            lwaftr_output(lw, side, request);
+    }
+    for (uint32_t which = 0; which < LWAFTR_NREASSEMBLERS; which++)
+        expire(lw, which);
+    lwaftr_flush(lw);
+}
+
+static uint32_t lwaftr_held(const struct app *app)
+{
+    const struct lwaftr *lw = app->state;
+    uint32_t n = 0;
+    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++)
+        n += lw->neighbor[side]->nwaiting;
+    for (uint32_t which = 0; which < LWAFTR_NREASSEMBLERS; which++)
+        n += reassembler_held(lw->reassembler[which]);
+    return n;
+}
+
+static uint32_t lwaftr_retire(struct app *app)
+{
+    struct lwaftr *lw = app->state;
+    struct freelist *freelist = app->worker->freelist;
+    uint32_t n = 0;
+    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++)
+        n += neighbor_retire(lw->neighbor[side], freelist);
+    for (uint32_t which = 0; which < LWAFTR_NREASSEMBLERS; which++)
+        n += reassembler_retire(lw->reassembler[which], freelist);
+    return n;
+}
+
+const struct app_ops lwaftr_ops = {
+    .push = lwaftr_push,
+    .tick = lwaftr_tick,
+    .retire = lwaftr_retire,
+    .held = lwaftr_held,
+};
