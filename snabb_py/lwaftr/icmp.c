@@ -5,7 +5,7 @@
 enum {
     ICMPV4_ERROR_MAX = 576,  /* bytes of an error, IP header included (RFC 1812, 4.3.2.3) */
     ICMPV6_ERROR_MAX = 1280, /* RFC 4443, 2.4 c */
-    IPV6_MINIMUM_MTU = 1280,
+    IPV4_MINIMUM_MTU = 68,
     ERROR_HOPS = 255
 };
 
@@ -60,16 +60,24 @@ static uint16_t icmpv4_port_compat(const uint8_t *icmp, uint32_t n, bool outboun
     return load_if_there(icmp, n, ICMP_SIZE + ipv4_header_size(icmp + ICMP_SIZE));
 }
 
-uint16_t icmpv4_port(const uint8_t *icmp, uint32_t n, bool outbound, bool compat)
+/* Of a ping between two B4s the identifier is the asking one's alone. */
+static bool is_echo_at_asked(uint8_t type, uint32_t way)
 {
+    return (way & ICMP_HAIRPINNED) &&
+           type == (way & ICMP_OUTBOUND ? ICMPV4_ECHO_REPLY : ICMPV4_ECHO);
+}
+
+uint16_t icmpv4_port(const uint8_t *icmp, uint32_t n, uint32_t way, bool compat)
+{
+    bool is_outbound = way & ICMP_OUTBOUND;
     if (compat)
-        return icmpv4_port_compat(icmp, n, outbound);
-    if (n < ICMP_SIZE)
+        return icmpv4_port_compat(icmp, n, is_outbound);
+    if (n < ICMP_SIZE || is_echo_at_asked(icmp[0], way))
         return 0;
     if (icmpv4_is_query(icmp[0]))
         return load_be16(icmp + 4);
     if (icmpv4_is_error(icmp[0]))
-        return quoted_port(icmp + ICMP_SIZE, n - ICMP_SIZE, outbound);
+        return quoted_port(icmp + ICMP_SIZE, n - ICMP_SIZE, is_outbound);
     return 0;
 }
 
@@ -185,11 +193,6 @@ static void send_icmpv4(struct lwaftr *lw, const uint8_t *about, uint32_t n,
     }
 }
 
-static bool is_to_many(const struct packet *packet)
-{
-    return packet->data[0] & 1;
-}
-
 void icmpv4_send_error(struct lwaftr *lw, const struct packet *about, uint8_t type,
                        uint8_t code, uint16_t mtu)
 {
@@ -197,7 +200,7 @@ void icmpv4_send_error(struct lwaftr *lw, const struct packet *about, uint8_t ty
     uint32_t n = about->length - FRAME_IP;
     if (!lw->config->side[LWAFTR_V4].generate_icmp_errors)
         lw->counters[LWAFTR_DROP_OUT_BY_POLICY_ICMPV4_PACKETS]++;
-    else if (!lw->config->compat && (is_to_many(about) || !icmpv4_may_tell(ip, n)))
+    else if (!lw->config->compat && !icmpv4_may_tell(ip, n))
         lw->counters[LWAFTR_DROP_OUT_BY_RFC1122_ICMPV4_PACKETS]++;
     else
         send_icmpv4(lw, ip, n, type, code, mtu);
@@ -246,7 +249,7 @@ void icmpv6_send_error(struct lwaftr *lw, const struct packet *about, uint8_t ty
         lw->counters[LWAFTR_DROP_OUT_BY_POLICY_ICMPV6_PACKETS]++;
         return;
     }
-    if (!lw->config->compat && (is_to_many(about) || !icmpv6_may_tell(ipv6, n))) {
+    if (!lw->config->compat && !icmpv6_may_tell(ipv6, n)) {
         lw->counters[LWAFTR_DROP_OUT_BY_RFC4443_ICMPV6_PACKETS]++;
         return;
     }
@@ -270,15 +273,14 @@ struct translation { /* of ICMPv6 to ICMPv4 */
     uint16_t mtu;
 };
 
-/* A path narrower than IPv6 allows is taken as that (RFC 8201, 4); as Snabb has it, the
- * sum wraps. */
+/* As Snabb has it, the difference wraps. */
 static uint16_t inner_mtu(uint32_t mtu, bool compat)
 {
     if (compat)
         return (uint16_t)(mtu - WIRE_IPV6_SIZE);
-    mtu = min_u32(mtu, UINT16_MAX + WIRE_IPV6_SIZE);
-    return (uint16_t)((mtu < IPV6_MINIMUM_MTU ? IPV6_MINIMUM_MTU : mtu) -
-                      WIRE_IPV6_SIZE);
+    if (mtu < IPV4_MINIMUM_MTU + WIRE_IPV6_SIZE)
+        return IPV4_MINIMUM_MTU;
+    return (uint16_t)min_u32(mtu - WIRE_IPV6_SIZE, UINT16_MAX);
 }
 
 /* What an ICMPv6 error says in ICMPv4 (RFC 2473, 8.3). Returns 0, or why not: a pair of
@@ -324,7 +326,8 @@ static bool is_of_softwire(const struct lwaftr *lw, const uint8_t *ipv6, uint32_
         return false;
     n = min_u32(n, total);
     uint16_t port = ip[IPV4_PROTOCOL] == WIRE_ICMP
-                        ? icmpv4_port(ip + size, n > size ? n - size : 0, false, false)
+                        ? icmpv4_port(ip + size, n > size ? n - size : 0,
+                                      ICMP_INBOUND, false)
                         : load_if_there(ip, n, size + 2);
     if (load_be16(ip + IPV4_FRAGMENT) & IPV4_OFFSET)
         port = 0;

@@ -190,12 +190,14 @@ enum { /* types and codes */
     ICMPV6_REASSEMBLY = 1
 };
 
-/* What stands for a port in an ICMPv4 message; 0: nothing does.
- *
- * Args:      icmp, n: the message.
- *            outbound: it comes from a B4: what it quotes went to it.
- */
-uint16_t icmpv4_port(const uint8_t *icmp, uint32_t n, bool outbound, bool compat);
+enum {               /* the way of a message, for icmpv4_port() */
+    ICMP_INBOUND = 0, /* to a B4 */
+    ICMP_OUTBOUND = 1, /* from one: what it quotes went to it */
+    ICMP_HAIRPINNED = 2 /* between two of them */
+};
+
+/* What stands for a port in an ICMPv4 message of n bytes; 0: nothing does. */
+uint16_t icmpv4_port(const uint8_t *icmp, uint32_t n, uint32_t way, bool compat);
 
 /* Whether a message of n bytes has the right checksum. */
 bool icmpv4_checksum_is_right(const uint8_t *icmp, uint32_t n);

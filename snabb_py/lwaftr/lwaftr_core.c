@@ -112,7 +112,8 @@ void lwaftr_from_internet(struct lwaftr *lw, struct packet *packet, uint32_t sid
             lwaftr_free(lw, packet);
             return;
         }
-        port = icmpv4_port(payload, n, false, compat);
+        uint32_t way = side == LWAFTR_V4 ? ICMP_INBOUND : ICMP_INBOUND | ICMP_HAIRPINNED;
+        port = icmpv4_port(payload, n, way, compat);
     } else {
         port = port_at(payload, n, 2 /* the destination's */);
     }
@@ -183,17 +184,28 @@ static bool check_tunnelled(struct lwaftr *lw, struct packet *packet, uint32_t o
     return is_sound;
 }
 
-/* Who sent a tunnelled packet, as far as ports tell. */
-static uint16_t source_port(const struct packet *packet, uint32_t offset, bool compat)
+/* A packet out of a tunnel that goes into another one. */
+static bool is_for_b4(const struct lwaftr_config *config, const uint8_t *ip)
 {
+    return config->hairpinning &&
+           binding_table_is_managed(config->table, load_be32(ip + IPV4_DESTINATION));
+}
+
+/* Who sent a tunnelled packet, as far as ports tell. */
+static uint16_t source_port(const struct lwaftr_config *config,
+                            const struct packet *packet, uint32_t offset)
+{
+    bool compat = config->compat;
     const uint8_t *ip = packet->data + offset, *payload = ip + ipv4_header_size(ip);
     uint32_t n = compat ? (uint32_t)(packet->data + packet->length - payload)
                         : payload_length(ip);
     if (!compat && (load_be16(ip + IPV4_FRAGMENT) & IPV4_OFFSET))
         return 0;
-    if (ip[IPV4_PROTOCOL] == WIRE_ICMP)
-        return icmpv4_port(payload, n, true, compat);
-    return port_at(payload, n, 0);
+    if (ip[IPV4_PROTOCOL] != WIRE_ICMP)
+        return port_at(payload, n, 0);
+    uint32_t way = is_for_b4(config, ip) ? ICMP_OUTBOUND | ICMP_HAIRPINNED
+                                         : ICMP_OUTBOUND;
+    return icmpv4_port(payload, n, way, compat);
 }
 
 /* No softwire of this address and port, or its tunnel is another one. */
@@ -258,14 +270,11 @@ static void decapsulate(struct lwaftr *lw, struct packet *packet, uint32_t offse
         drop_ipv6(lw, packet);
         return;
     }
-    /* The addresses go along: an error is not sent about what came by broadcast. */
-    memmove(ip - FRAME_IP, packet->data, ETHERNET_TYPE);
     packet_shift(packet, offset - FRAME_IP);
     store_be16(packet->data + ETHERNET_TYPE, WIRE_IPV4);
     if (!config->compat)
         packet->length = FRAME_IP + load_be16(ip + IPV4_TOTAL_LENGTH);
-    if (config->hairpinning &&
-        binding_table_is_managed(config->table, load_be32(ip + IPV4_DESTINATION))) {
+    if (is_for_b4(config, ip)) {
         lwaftr_count(lw, LWAFTR_HAIRPIN_IPV4_BYTES, packet->length);
         lwaftr_from_internet(lw, packet, LWAFTR_V6);
     } else {
@@ -283,7 +292,7 @@ static void from_tunnel(struct lwaftr *lw, struct packet *packet, uint32_t offse
     const uint8_t *ip = packet->data + offset;
     const struct softwire *softwire =
         binding_table_find(table, load_be32(ip + IPV4_SOURCE),
-                           source_port(packet, offset, lw->config->compat));
+                           source_port(lw->config, packet, offset));
     if (softwire && softwire_matches(table, softwire, packet->data + FRAME_IP))
         decapsulate(lw, packet, offset);
     else

@@ -226,10 +226,8 @@ static bool answer(struct lwaftr *lw, uint32_t side, struct packet *packet)
         send_waiting(lw, side);
         return true;
     }
-    bool compat = lw->config->compat;
-    if (what == NEIGHBOR_REPLY ||
-        (is_v4 ? echo_ipv4(packet, config->ip, compat, lw->counters)
-               : echo_ipv6(packet, config->ip, compat, lw->counters))) {
+    if (what == NEIGHBOR_REPLY || (is_v4 ? echo_ipv4(config, packet, lw->counters)
+                                         : echo_ipv6(config, packet, lw->counters))) {
         lwaftr_output(lw, side, packet);
         send_waiting(lw, side);
         return true;
