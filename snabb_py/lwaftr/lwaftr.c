@@ -69,21 +69,25 @@ static inline bool is_common_ipv4(const uint8_t *ip, uint32_t total, uint32_t ro
            (ip[IPV4_PROTOCOL] != WIRE_ICMP) & checksum_is_right(ipv4_sum(ip));
 }
 
-/* Whether the filter of a side that a frame came in on lets it pass. */
-static inline bool passes(const struct lwaftr_side *side, struct packet *packet,
+/* Whether the filter of a side that a frame came in on lets it pass. The filter sees
+ * it without its tag; then it is as it was, for whoever takes it from here. */
+static bool passes_filter(const struct lwaftr_side *side, const struct packet *packet,
                           uint8_t *frame)
 {
-    if (likely(!is_filtering(&side->ingress)))
-        return true;
-    struct packet untagged = *packet;
-    if (side->is_tagged)
-        memmove(frame, packet->data, ETHERNET_TYPE);
-    untagged.length -= (uint32_t)(frame - packet->data);
-    untagged.data = frame;
+    uint32_t tag = (uint32_t)(frame - packet->data);
+    struct packet untagged = {.data = frame, .length = packet->length - tag};
+    uint8_t header[ETHERNET_TYPE + WIRE_TAG_SIZE];
+    memcpy(header, packet->data, sizeof(header));
+    memmove(frame, header, ETHERNET_TYPE);
     bool does = filter_matches(&side->ingress, &untagged);
-    if (side->is_tagged) /* as it came, for whoever takes it from here */
-        memmove(packet->data, frame, ETHERNET_TYPE);
+    memcpy(packet->data, header, sizeof(header));
     return does;
+}
+
+static inline bool passes(const struct lwaftr_side *side, const struct packet *packet,
+                          uint8_t *frame)
+{
+    return likely(!is_filtering(&side->ingress)) || passes_filter(side, packet, frame);
 }
 
 /* Give a packet the Ethernet header in front of `ip`, and send it. */
@@ -117,7 +121,8 @@ static inline void prefetch_ahead(struct packet *const *packets, uint32_t i, uin
 /* ---- from the internet -------------------------------------------------------------- */
 
 /* A frame that is like most others, without its tag; or NULL. */
-static inline uint8_t *common_ipv4(const struct lwaftr *lw, struct packet *packet)
+static inline uint8_t *common_ipv4(const struct lwaftr *lw,
+                                   const struct packet *packet)
 {
     const struct lwaftr_config *config = lw->config;
     const struct lwaftr_side *in = &config->side[LWAFTR_V4];
@@ -183,7 +188,8 @@ static void burst_from_internet(struct lwaftr *lw, struct packet *const *packets
 /* ---- from the B4s ------------------------------------------------------------------- */
 
 /* The same. ECN says nothing, or nothing new (RFC 6040, 4.2). */
-static inline uint8_t *common_ipv6(const struct lwaftr *lw, struct packet *packet)
+static inline uint8_t *common_ipv6(const struct lwaftr *lw,
+                                   const struct packet *packet)
 {
     const struct lwaftr_config *config = lw->config;
     const struct lwaftr_side *in = &config->side[LWAFTR_V6];

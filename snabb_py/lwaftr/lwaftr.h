@@ -7,7 +7,7 @@
 #include "snabb_py/engine/offload.h"
 #include "snabb_py/engine/wire.h"
 #include "snabb_py/lwaftr/binding_table.h"
-#include "snabb_py/lwaftr/counters_abi.h"
+#include "snabb_py/lwaftr/counters.h"
 #include "snabb_py/lwaftr/echo.h"
 #include "snabb_py/lwaftr/fragment.h"
 #include "snabb_py/lwaftr/neighbor.h"

@@ -12,7 +12,7 @@ from snabb_py._native import ffi, lib
 from snabb_py.apps.bpf import Program, compile_expression
 from snabb_py.engine.app import App, Ports, Resources
 from snabb_py.engine.memory import new_aligned
-from snabb_py.lwaftr.conf import (
+from snabb_py.lwaftr.conf_types import (
     ExternalInterface,
     LwaftrConfig,
     Queue,

@@ -19,7 +19,7 @@
 #include "snabb_py/engine/offload.h"
 #include "snabb_py/engine/wire.h"
 
-#include "snabb_py/lwaftr/counters_abi.h"
+#include "snabb_py/lwaftr/counters.h"
 #include "snabb_py/lwaftr/reassemble.h"
 
 enum {
