@@ -17,7 +17,8 @@ enum {
     IPV4_TTL = 8,
     IPV6_HOP_LIMIT = 7,
     IPV4_OFFSET = 0x1fff,
-    REPLY_TTL = 64
+    REPLY_TTL = 64,
+    ETHERNET_SOURCE = 6
 };
 
 static void count(uint64_t *counters, enum lwaftr_counter bytes, uint32_t length)
@@ -40,12 +41,10 @@ static void store_checksum(uint8_t *p, uint64_t sum)
     memcpy(p, &value, sizeof(value));
 }
 
-/* A group may have been pinged: we are not a group. */
-static void return_to_sender(const struct neighbor_config *own, uint8_t *frame)
+/* Sent to one, not to a group of which we may be: that would be the reply's source. */
+static bool is_to_one(const uint8_t *frame)
 {
-    swap(frame, frame + 6, 6);
-    if (!own->compat)
-        memcpy(frame + 6, own->mac, 6);
+    return !(frame[0] & 1);
 }
 
 /* One that may be answered: not nobody, not a group, not ourselves (RFC 1122, 3.2.1.3;
@@ -83,11 +82,12 @@ bool echo_ipv4(const struct neighbor_config *own, struct packet *packet,
     uint32_t size = end - ip.payload;
     if (icmp[0] != ICMP_ECHO || icmp[ICMP_CODE] != 0)
         return false;
-    if (!own->compat && (ip.is_fragment || checksum(icmp, size) != 0 ||
-                         !is_sender_ipv4(header + IPV4_SOURCE, own->ip)))
+    if (!own->compat &&
+        (ip.is_fragment || checksum(icmp, size) != 0 || !is_to_one(frame) ||
+         !is_sender_ipv4(header + IPV4_SOURCE, own->ip)))
         return false;
     count(counters, LWAFTR_IN_ICMPV4_ECHO_BYTES, packet->length);
-    return_to_sender(own, frame);
+    swap(frame, frame + ETHERNET_SOURCE, 6);
     swap(header + IPV4_SOURCE, header + IPV4_DESTINATION, 4);
     store_be16(header + IPV4_FRAGMENT,
                load_be16(header + IPV4_FRAGMENT) & IPV4_OFFSET);
@@ -128,10 +128,10 @@ bool echo_ipv6(const struct neighbor_config *own, struct packet *packet,
         return false;
     if (!own->compat &&
         (checksum_fold(checksum_add(pseudo_header(ip, size), icmp, size)) != 0xffff ||
-         !is_sender_ipv6(ip + IPV6_SOURCE, own->ip)))
+         !is_to_one(frame) || !is_sender_ipv6(ip + IPV6_SOURCE, own->ip)))
         return false;
     count(counters, LWAFTR_IN_ICMPV6_ECHO_BYTES, packet->length);
-    return_to_sender(own, frame);
+    swap(frame, frame + ETHERNET_SOURCE, 6);
     swap(ip + IPV6_SOURCE, ip + IPV6_DESTINATION, 16);
     ip[IPV6_HOP_LIMIT] = REPLY_TTL;
     icmp[0] = ICMPV6_ECHO_REPLY;

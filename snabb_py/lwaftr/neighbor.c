@@ -129,7 +129,7 @@ static void learn(struct neighbor *neighbor, const struct neighbor_config *confi
     if (!config->compat && !is_unicast(mac))
         return;
     bool is_news = !is_known_as(neighbor, mac);
-    memcpy(neighbor->ethernet, mac, MAC_SIZE);
+    memmove(neighbor->ethernet, mac, MAC_SIZE);
     if (is_confirmed)
         enter(neighbor, NEIGHBOR_REACHABLE, now + REACHABLE);
     else if (is_news)
@@ -196,10 +196,11 @@ static uint64_t sum_message(const uint8_t *frame, uint32_t size)
 
 /* ff02::1:ffXX:XXXX of an address, and where Ethernet has it (RFC 4291, 2.7.1; RFC 2464,
  * 7). */
+static const uint8_t solicited_node[13] = {0xff, 0x02, [11] = 1, [12] = 0xff};
+
 static void write_solicited_node(uint8_t *ip, const uint8_t *of)
 {
-    static const uint8_t prefix[13] = {0xff, 0x02, [11] = 1, [12] = 0xff};
-    memcpy(ip, prefix, sizeof(prefix));
+    memcpy(ip, solicited_node, sizeof(solicited_node));
     memcpy(ip + 13, of + 13, 3);
 }
 
@@ -237,8 +238,8 @@ static void write_nd(struct packet *packet, const struct neighbor_config *config
     memcpy(frame + ND_CHECKSUM, &sum, sizeof(sum));
 }
 
-/* Find the link-layer address among the options, which end at `end`. *mac is NULL when
- * there is none. False: an option has no length, or does not fit (RFC 4861, 4.6). */
+/* Find the MAC among the options, which end at `end`. *mac is NULL when there is none.
+ * False: an option has no length, or does not fit (RFC 4861, 4.6). */
 static bool find_mac(const uint8_t *frame, uint32_t end, uint8_t type,
                      const uint8_t **mac)
 {
@@ -247,7 +248,7 @@ static bool find_mac(const uint8_t *frame, uint32_t end, uint8_t type,
         uint32_t size = wire_has(end, at, 2) ? frame[at + 1] * 8u : 0;
         if (size == 0 || !wire_has(end, at, size))
             return false;
-        if (frame[at] == type && !*mac)
+        if (frame[at] == type && size == 8 && !*mac)
             *mac = frame + at + 2;
         at += size;
     }
@@ -260,23 +261,23 @@ static int answer(struct neighbor *neighbor, const struct neighbor_config *confi
 {
     uint8_t *frame = packet->data, *ip = frame + WIRE_ETHERNET_SIZE;
     const uint8_t *source_mac;
-    uint8_t group[16], source[16], mac[MAC_SIZE];
+    uint8_t source[16], mac[MAC_SIZE];
     if (!find_mac(frame, end, ND_SOURCE_MAC, &source_mac)) {
         counters[LWAFTR_DROP_MALFORMED_NDP_PACKETS]++;
         return NEIGHBOR_CONSUMED;
     }
-    write_solicited_node(group, config->ip);
     memcpy(source, ip + IPV6_SOURCE, 16);
     bool is_probe = memcmp(source, unspecified, 16) == 0;
-    bool is_to_group = memcmp(ip + IPV6_DESTINATION, group, 16) == 0;
+    bool is_to_group =
+        memcmp(ip + IPV6_DESTINATION, solicited_node, sizeof(solicited_node)) == 0;
+    if (memcmp(frame + ND_TARGET, config->ip, 16) != 0)
+        return NEIGHBOR_CONSUMED;
     /* Whoever has no address yet asks all who might have it (7.1.1). Snabb has this the
      * other way round. */
     if (is_probe && (config->compat ? is_to_group : !is_to_group || source_mac))
         return NEIGHBOR_CONSUMED;
     if (source_mac && !config->compat && is_next_hop(config, source))
         learn(neighbor, config, source_mac, false, now);
-    if (memcmp(frame + ND_TARGET, config->ip, 16) != 0)
-        return NEIGHBOR_CONSUMED;
     memcpy(mac, frame + ETHERNET_SOURCE, MAC_SIZE);
     uint32_t flags = ND_ROUTER | ND_SOLICITED;
     if (is_probe) {
@@ -314,8 +315,10 @@ static void note_advertisement(struct neighbor *neighbor,
         return;
     }
     /* An answer to what was sent to its address may leave that out. */
+    if (!mac && !neighbor_is_known(neighbor))
+        return;
     if (!mac)
-        mac = neighbor_is_known(neighbor) ? neighbor->ethernet : frame + ETHERNET_SOURCE;
+        mac = neighbor->ethernet;
     bool is_other = neighbor_is_known(neighbor) && !is_known_as(neighbor, mac);
     if (!is_other || flags & ND_OVERRIDE)
         learn(neighbor, config, mac, is_solicited, now);

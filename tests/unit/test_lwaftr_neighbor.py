@@ -1,7 +1,8 @@
-"""Who asks for us, and the next hop: told as a dialogue, with scapy for the other side."""
+"""Who asks for us, and the next hop: a dialogue, with scapy for the other side."""
 
 import ipaddress
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pytest
 from hypothesis import given, settings
@@ -121,10 +122,15 @@ class Neighbor:
         counted = self.bench.counted.items()
         return {n.removesuffix("-packets"): v for n, v in counted if "bytes" not in n}
 
-    def __enter__(self) -> "Neighbor":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         waiting = self.struct.nwaiting
         assert lib.neighbor_retire(self.struct, self.bench.freelist) == waiting
         self.bench.__exit__(kind, error, trace)
@@ -138,6 +144,7 @@ def arp(op: int, sender: tuple[str, str], target: tuple[str, str], dst: str) -> 
 
 
 def solicit(  # noqa: PLR0913 - what one says
+    *,
     target: str = OWN6,
     src: str = OTHER6,
     dst: str = GROUP,
@@ -249,7 +256,7 @@ def test_duplicate_address_detection() -> None:
             / ICMPv6ND_NA(tgt=OWN6, R=1, S=0, O=1)
             / ICMPv6NDOptDstLLAddr(lladdr=MAC)
         )
-        # 7.1.1: to nobody else, and without an address.
+        # 7.1.1: to a group of such, and without an address.
         assert neighbor.hear(solicit(src="::", option=None, dst=OWN6)) == CONSUMED
         assert neighbor.hear(solicit(src="::", option=OTHER)) == CONSUMED
         assert neighbor.counted["out-ndp-na"] == 1
@@ -309,7 +316,9 @@ def test_it_is_asked_for_until_it_answers(is_ipv6: bool, compat: bool) -> None:
         assert neighbor.hear(ANSWER[is_ipv6]) == CONSUMED
         assert neighbor.hop == HOP
         assert neighbor.tick(29 * SECOND) is None
-        request, answer = ("ndp-ns", "ndp-na") if is_ipv6 else ("arp-request", "arp-reply")
+        request, answer = (
+            ("ndp-ns", "ndp-na") if is_ipv6 else ("arp-request", "arp-reply")
+        )
         assert neighbor.counted == {f"out-{request}": 2, f"in-{answer}": 1}
 
 
@@ -391,8 +400,13 @@ def test_advertisements_that_teach() -> None:
         neighbor.hear(advertise(target=OTHER6))
         neighbor.hear(advertise(dst="ff02::1", s=1))
         assert neighbor.hop is None
-        neighbor.hear(advertise(HOP, option=None))
+        neighbor.hear(advertise(option=None))
+        assert neighbor.hop is None
+        neighbor.hear(advertise())
+        neighbor.now += 29 * SECOND
+        neighbor.hear(advertise(OTHER, option=None))
         assert neighbor.hop == HOP
+        assert neighbor.tick(SECOND) is None
         # Not to override: what is known stays, but is soon probed.
         neighbor.hear(advertise(OTHER, o=0))
         assert neighbor.hop == HOP
@@ -413,6 +427,8 @@ def test_solicitations_that_teach() -> None:
         neighbor.hear(solicit(src=HOP6, mac=HOP, option=None))
         assert neighbor.hop is None
         neighbor.hear(solicit(src=HOP6, mac=HOP, option=HOP, target=OTHER6))
+        assert neighbor.hop is None
+        neighbor.hear(solicit(src=HOP6, mac=HOP, option=HOP))
         assert neighbor.hop == HOP
         assert neighbor.tick(5 * SECOND) == PROBE6
 
