@@ -136,4 +136,6 @@ def ipv6(
 
 def ethernet(packet: bytes) -> bytes:
     """Return the frame, untagged, of an IP packet that comes in."""
-    return OURS + THEIRS + (b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet
+    return (
+        OURS + THEIRS + (b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet
+    )

@@ -200,7 +200,8 @@ int fragment_ipv6(struct freelist *freelist, struct packet *packet, uint32_t mtu
     packet_prepend(packet, FRAGMENT_HEADER);
     memcpy(packet->data, cut.header, cut.header_size);
     packet->length = cut.header_size + cut.chunk;
-    for (int i = 0; i < n; i++)
-        write_ipv6(out[i], (uint32_t)i * cut.chunk | (i < n - 1 ? IPV6_MORE_FRAGMENTS : 0));
+    uint32_t start = 0;
+    for (int i = 0; i < n; i++, start += cut.chunk)
+        write_ipv6(out[i], start | (i < n - 1 ? IPV6_MORE_FRAGMENTS : 0));
     return n;
 }

@@ -20,11 +20,9 @@
 #include "snabb_py/engine/wire.h"
 
 #include "snabb_py/lwaftr/counters.h"
-#include "snabb_py/lwaftr/reassemble.h"
+#include "snabb_py/lwaftr/reassembly_table.h"
 
 enum {
-    KEY_WORDS = 5,
-    NO_ENTRY = 0,
     FRAGMENT_HEADER = 8,
     PROTOCOL_IPV4 = 4, /* in IPv6 */
     IPV4_MORE_FRAGMENTS = 0x2000,
@@ -196,103 +194,6 @@ static enum verdict classify_tunnelled(const struct packet *packet, bool compat,
     return FRAGMENT;
 }
 
-/* ---- the table ----------------------------------------------------------- */
-
-/* Multiplied to 128 bits and folded, a word at a time, as in wyhash (Wang Yi). */
-static uint64_t mix(uint64_t a, uint64_t b)
-{
-    unsigned __int128 product = (unsigned __int128)a * b;
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-static uint64_t hash_words(const struct reassembler *r, const uint64_t *words, uint32_t n)
-{
-    uint64_t hash = r->seed[0];
-    for (uint32_t i = 0; i < n; i++)
-        hash = mix(words[i] ^ hash, r->seed[1] ^ 0xa0761d6478bd642fu);
-    return mix(hash, r->seed[0] ^ 0xe7037ed1a0b428dbu);
-}
-
-static struct reassembly *entry_at(const struct reassembler *r, uint32_t index)
-{
-    return &r->entries[index - 1];
-}
-
-static uint32_t index_of(const struct reassembler *r, const struct reassembly *entry)
-{
-    return (uint32_t)(entry - r->entries) + 1;
-}
-
-static uint32_t *bucket_of(const struct reassembler *r, const uint64_t *key)
-{
-    return &r->buckets[hash_words(r, key, KEY_WORDS) & r->mask];
-}
-
-static struct reassembly *find_entry(const struct reassembler *r, const uint64_t *key)
-{
-    for (uint32_t i = *bucket_of(r, key); i != NO_ENTRY; i = entry_at(r, i)->next)
-        if (memcmp(entry_at(r, i)->key, key, sizeof(entry_at(r, i)->key)) == 0)
-            return entry_at(r, i);
-    return NULL;
-}
-
-/* Take a datagram out of the table; its packet is the caller's. */
-static struct packet *remove_entry(struct reassembler *r, struct reassembly *entry)
-{
-    uint32_t index = index_of(r, entry);
-    uint32_t *link = bucket_of(r, entry->key);
-    while (*link != index)
-        link = &entry_at(r, *link)->next;
-    *link = entry->next;
-    struct reassembly_queue *queue = &r->queues[entry->queue];
-    *(entry->older ? &entry_at(r, entry->older)->newer : &queue->oldest) = entry->newer;
-    *(entry->newer ? &entry_at(r, entry->newer)->older : &queue->newest) = entry->older;
-    queue->n--;
-    entry->next = r->free;
-    r->free = index;
-    r->nentries--;
-    return entry->packet;
-}
-
-/* Who has less than the average does not lose anything: when the queue that was the
- * longest has come to that, it is looked for. */
-static struct reassembly *choose_victim(struct reassembler *r)
-{
-    if ((uint64_t)r->queues[r->longest].n * REASSEMBLY_QUEUES < r->nentries)
-        for (uint32_t i = 0; i < REASSEMBLY_QUEUES; i++)
-            if (r->queues[i].n > r->queues[r->longest].n)
-                r->longest = i;
-    return entry_at(r, r->queues[r->longest].oldest);
-}
-
-/* There is room. The fields of the payload are the caller's to fill. */
-static struct reassembly *insert_entry(struct reassembler *r,
-                                       const struct fragment *fragment, uint64_t now)
-{
-    uint32_t index = r->free;
-    if (index == NO_ENTRY)
-        index = ++r->nfresh;
-    struct reassembly *entry = entry_at(r, index);
-    if (r->free != NO_ENTRY)
-        r->free = entry->next;
-    memcpy(entry->key, fragment->key, sizeof(entry->key));
-    uint32_t *bucket = bucket_of(r, fragment->key);
-    entry->next = *bucket;
-    *bucket = index;
-    entry->queue =
-        (uint16_t)(hash_words(r, fragment->subscriber, 2) % REASSEMBLY_QUEUES);
-    struct reassembly_queue *queue = &r->queues[entry->queue];
-    entry->newer = NO_ENTRY;
-    entry->older = queue->newest;
-    *(queue->newest ? &entry_at(r, queue->newest)->newer : &queue->oldest) = index;
-    queue->newest = index;
-    if (++queue->n > r->queues[r->longest].n)
-        r->longest = entry->queue;
-    entry->deadline = now + r->timeout;
-    r->nentries++;
-    return entry;
-}
-
 /* ---- the payload --------------------------------------------------------- */
 
 /* Give a packet room for n bytes from its first, at the cost of its headroom; the first
@@ -401,7 +302,7 @@ static void adopt_next_header(struct reassembly *entry, const struct packet *pac
 static void finish_ipv4(uint8_t *ip, uint32_t size, uint32_t length, bool keeps_id)
 {
     store_be16(ip + IPV4_TOTAL_LENGTH, (uint16_t)(size + length));
-    /* Snabb's: no id. */
+    /* As Snabb has it, on its one side of IPv4. */
     if (!keeps_id)
         store_be16(ip + IPV4_ID, 0);
     store_be16(ip + IPV4_FRAGMENT, 0);
@@ -477,7 +378,7 @@ static struct packet *fail(struct reassembler *r, struct freelist *freelist,
                            uint64_t *counters)
 {
     if (entry)
-        packet_free(freelist, remove_entry(r, entry));
+        packet_free(freelist, reassembly_remove(r, entry));
     return drop(freelist, packet, &counters[names_of[r->kind].invalid]);
 }
 
@@ -492,9 +393,10 @@ static struct packet *begin(struct reassembler *r, struct freelist *freelist,
     uint8_t *payload = packet->data + header;
     memmove(payload + fragment->start, payload, n);
     if (r->nentries == r->capacity)
-        drop(freelist, remove_entry(r, choose_victim(r)),
+        drop(freelist, reassembly_remove(r, reassembly_victim(r)),
              &counters[names_of[r->kind].evicted]);
-    struct reassembly *entry = insert_entry(r, fragment, now);
+    struct reassembly *entry =
+        reassembly_insert(r, fragment->key, fragment->subscriber, now);
     entry->packet = packet;
     entry->header = (uint16_t)header;
     entry->received = entry->highest = entry->length = entry->nranges = 0;
@@ -538,7 +440,7 @@ static struct packet *add(struct reassembler *r, struct freelist *freelist,
     counters[names->reassembled]++;
     uint32_t length = entry->highest;
     header = entry->header;
-    return finish(r, remove_entry(r, entry), header, length);
+    return finish(r, reassembly_remove(r, entry), header, length);
 }
 
 static struct packet *take(struct reassembler *r, struct freelist *freelist,
@@ -552,7 +454,7 @@ static struct packet *take(struct reassembler *r, struct freelist *freelist,
         counters[names->reassembled]++;
         return finish(r, packet, fragment->header, fragment->end);
     }
-    struct reassembly *entry = find_entry(r, fragment->key);
+    struct reassembly *entry = reassembly_find(r, fragment->key);
     if (!is_sound(r, fragment))
         return fail(r, freelist, entry, packet, counters);
     if (!entry)
@@ -609,38 +511,7 @@ struct packet *reassemble_tunnelled(struct reassembler *reassembler,
     return take(reassembler, freelist, packet, &fragment, now, counters);
 }
 
-/* ---- life ---------------------------------------------------------------- */
-
-static uint32_t count_buckets(uint32_t capacity)
-{
-    uint32_t n = 1;
-    while (n < capacity && n < 1u << 31)
-        n *= 2;
-    return n;
-}
-
-uint64_t reassembler_memory_needed(uint32_t capacity)
-{
-    return (uint64_t)capacity * sizeof(struct reassembly) +
-           (uint64_t)count_buckets(capacity) * sizeof(uint32_t);
-}
-
-void reassembler_init(struct reassembler *reassembler, uint8_t *memory, uint32_t kind,
-                      uint32_t capacity, uint32_t max_fragments, uint64_t timeout,
-                      const uint64_t *seed, bool compat)
-{
-    *reassembler = (struct reassembler){
-        .entries = (struct reassembly *)(void *)memory,
-        .seed = {seed[0], seed[1]},
-        .timeout = timeout,
-        .mask = count_buckets(capacity) - 1,
-        .capacity = capacity,
-        .max_fragments = min_u32(max_fragments, REASSEMBLY_MAX_FRAGMENTS),
-        .kind = kind,
-        .compat = compat,
-    };
-    reassembler->buckets = (uint32_t *)(void *)&reassembler->entries[capacity];
-}
+/* ---- time ---------------------------------------------------------------- */
 
 /* The first fragment as it came, the others being gone; NULL: it has not come. */
 static struct packet *restore_first(const struct reassembly *entry)
@@ -663,13 +534,13 @@ uint32_t reassembler_tick(struct reassembler *reassembler, struct freelist *free
     for (uint32_t i = 0; i < SWEEP && max > 0; i++, r->swept++) {
         struct reassembly_queue *queue = &r->queues[r->swept % REASSEMBLY_QUEUES];
         for (; queue->n > 0 && max > 0; max--) {
-            struct reassembly *entry = entry_at(r, queue->oldest);
+            struct reassembly *entry = reassembly_at(r, queue->oldest);
             if (entry->deadline > now)
                 break;
             counters[names->invalid]++;
             counters[names->timeout]++;
             struct packet *first = r->compat ? NULL : restore_first(entry);
-            struct packet *packet = remove_entry(r, entry);
+            struct packet *packet = reassembly_remove(r, entry);
             if (first)
                 expired[nexpired++] = first;
             else
@@ -677,20 +548,4 @@ uint32_t reassembler_tick(struct reassembler *reassembler, struct freelist *free
         }
     }
     return nexpired;
-}
-
-uint32_t reassembler_retire(struct reassembler *reassembler, struct freelist *freelist)
-{
-    uint32_t n = reassembler->nentries;
-    for (uint32_t i = 0; i < REASSEMBLY_QUEUES; i++)
-        while (reassembler->queues[i].n > 0)
-            packet_free(freelist,
-                        remove_entry(reassembler,
-                                     entry_at(reassembler, reassembler->queues[i].oldest)));
-    return n;
-}
-
-uint32_t reassembler_held(const struct reassembler *reassembler)
-{
-    return reassembler->nentries;
 }

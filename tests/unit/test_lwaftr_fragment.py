@@ -27,7 +27,9 @@ def bench() -> Iterator[PacketBench]:
         yield bench
 
 
-def cut(bench: PacketBench, packet: Any, mtu: int, n: int = 256, **how: Any) -> list[Any]:
+def cut(
+    bench: PacketBench, packet: Any, mtu: int, n: int = 256, **how: Any
+) -> list[Any]:
     """Return the fragments' packets; OSError with the errno when there are none."""
     out = ffi.new("struct packet *[]", n + 1)
     if packet.data[12] == 8:
@@ -47,7 +49,9 @@ def fragments(bench: PacketBench, frame: bytes, mtu: int, **how: Any) -> list[by
     return [bench.taken(packet) for packet in packets]
 
 
-def refused(bench: PacketBench, frame: bytes, mtu: int, n: int = 256, **meta: int) -> str:
+def refused(
+    bench: PacketBench, frame: bytes, mtu: int, n: int = 256, **meta: int
+) -> str:
     """Return how it is refused; the packet must be as it was."""
     packet = bench.packet(frame, **meta)
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is the result
@@ -101,8 +105,10 @@ def test_ipv4(
     later = options if copy_all else {OPTIONS: COPIED}.get(options, options)
     if not copy_all and options[:1] == b"\x07":
         later = b""
-    assert all(frame[34 : 14 + head] == later for frame, (_, head, _) in list(
-        zip(frames, parts, strict=True))[1:])
+    assert all(
+        frame[34 : 14 + head] == later
+        for frame, (_, head, _) in list(zip(frames, parts, strict=True))[1:]
+    )
 
 
 @given(size=st.integers(0, 9000), mtu=st.integers(1280, 9100))
@@ -223,6 +229,7 @@ def test_an_unfinished_checksum_is_finished(bench: PacketBench) -> None:
 )
 def test_any_frame_is_cut_or_refused(  # noqa: PLR0913 - hypothesis's
     bench: PacketBench,
+    *,
     start: bytes,
     edits: list[tuple[int, int]],
     length: int,
