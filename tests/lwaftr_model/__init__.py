@@ -1,34 +1,36 @@
 """A lwAFTR in slow and plain Python: the judge of the one in C.
 
-Written from RFC 7596 and what it builds on (6333, 2473, 7597, 5508, 791, 792, 1122, 1191,
-1812, 4443, 8200, 6946, 5722, 6040, 826, 4861), apart from the code under test. It works
-on bytes, one frame at a time, and takes one decision after the other; that it is right
-is shown by Snabb's own end-to-end cases and by observations of Snabb
-(tests/unit/test_lwaftr_model.py), and scapy takes apart and rebuilds what it makes: every
-checksum and length of a frame is scapy's, too (tests/lwaftr_model/scrutiny.py).
+Written from RFC 7596 and what it builds on (6333, 2473, 7597, 5508, 791, 792, 1122,
+1191, 1812, 4443, 8200, 6946, 5722, 6040, 826, 4861), apart from the code under test. It
+works on bytes, one frame at a time, and takes one decision after the other. That it is
+right is shown by Snabb's own end-to-end cases and by observations of Snabb
+(tests/unit/test_lwaftr_model.py). What it makes itself, scapy makes again from the
+fields alone, and bytes are compared: errors, answers, requests, fragments, tunnel
+headers (scrutiny.py). scapy is too slow to do the work on each packet.
 
 Two modes: `compat`, which is Snabb bug for bug; and the default, which follows the RFCs
 wherever they say more than Snabb's cases show. What that comes to, where the RFCs leave
 room:
 
-Ingress. IPv4 headers are validated (RFC 1812 5.2.2), IPv6's version is; frames that fail
-    are not counted under any of Snabb's names. Padding is cut off before anything is
-    counted. A VLAN tag's priority does not matter.
-Ports. What a packet is too short for, or does not name (a later fragment, an ICMP message
-    without identifier), is port 0. ICMP queries name their identifier in both directions;
-    errors name what the packet they quote names: from a B4 the destination's side of it.
+Ingress. IPv4 headers are validated (RFC 1812 5.2.2), IPv6's version is; frames that
+    fail are not counted under any of Snabb's names. Padding is cut off before anything
+    is counted. A VLAN tag's priority does not matter.
+Ports. What a packet is too short for, or does not name (a later fragment, an ICMP
+    message without identifier), is port 0. ICMP queries name their identifier in both
+    directions (but see cases 44 and 45: not a ping from one B4 to another); errors name
+    what the packet they quote names: from a B4 the destination's side of it.
 Port sets. RFC 7597 5.1; an address that is not shared excludes no ports.
-Tunnel. One Destination Options header with nothing but skippable options may precede the
-    IPv4 packet (RFC 2473 4.1.1). The inner header is validated. ECN is RFC 6040's. The TTL
-    is not decremented at this end (Snabb's cases show it), but 0 is not forwarded. Inner
-    fragments are put together before their softwire is looked for.
+Tunnel. One Destination Options header with nothing but skippable options may precede
+    the IPv4 packet (RFC 2473 4.1.1). The inner header is validated. ECN is RFC 6040's.
+    The TTL is not decremented at this end (cases 33 and 39), but 0 is not forwarded.
+    Inner fragments are put together before their softwire is looked for.
 Errors. About no error, later fragment, broadcast, multicast, or packet from an address
-    that is no host's (RFC 1122 3.2.2, RFC 4443 2.4); nor about a frame to a group MAC. A
-    packet from a B4 with DF and longer than the IPv4 side's MTU gets a 3/4.
-ICMPv6. Only checked errors about a tunnel packet that we can have sent are relayed. A
-    "packet too big" counts as 1280 at least (RFC 8201 4), as 65535 + 40 at most.
-Pings. Of our addresses are answered if their checksum is right and their source is one
-    host.
+    that is no host's (RFC 1122 3.2.2, RFC 4443 2.4). A packet from a B4 with DF and
+    longer than the IPv4 side's MTU gets a 3/4.
+ICMPv6. Only checked errors about a tunnel packet that we can have sent are relayed. The
+    MTU in a 3/4 is 68 at least (RFC 791; case 66 shows one below 1240), 65535 at most.
+Pings. Of our addresses are answered if their checksum is right, their source is one
+    host, and they were sent to one station.
 Fragments. Protocol is part of IPv4's key; the header is the first fragment's; exact
     duplicates do not matter; overlaps and contradictions fail the datagram, and what
     still comes of it is dropped. Atomic fragments stand alone.

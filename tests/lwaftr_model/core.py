@@ -1,4 +1,4 @@
-"""RFC 7596 itself: who gets a packet, in which tunnel, and what is said if nobody does."""
+"""RFC 7596 itself: who gets a packet, in which tunnel, and who is told if nobody."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +33,8 @@ from tests.lwaftr_model.wire import (
 )
 
 TUNNEL = 4
+#: RFC 791 3.2: every link takes packets of so many bytes.
+LEAST_MTU = 68
 UNREACHABLE, TIME_EXCEEDED = (3, 1), (11, 0)
 TOO_BIG = (3, 4)
 
@@ -62,8 +64,6 @@ class Core:
         self.send4, self.send6 = out4, out6
         self.compat = compat
         self.now = 0.0
-        #: The frame under work was sent to a group of stations.
-        self.to_group = False
         self.table = Table(settings.softwires, compat=compat)
         limit = self.external.max_fragments
         self.inner = Reassembler(counters, 4, limit, compat=False)
@@ -94,12 +94,15 @@ class Core:
     # ---- to a B4 ----
 
     def from_internet(self, frame: bytes) -> None:
-        self.to_group = bool(frame[0] & 1)
         self.count("in-ipv4", len(frame))
         self.inbound(frame[ETHERNET:], 0)
 
     def inbound(self, ip: bytes, origin: int) -> None:
         """Take a packet to a B4: from the internet, hairpinned, or an error of ours."""
+        if is_fragment(ip) and not (self.compat and ip[9] == ICMP):
+            self.counters["drop-ipv4-frag-disabled"] += 1
+            self.drop("", ip, origin)
+            return
         if ip[9] == ICMP:
             if not self.external.allow_icmp:
                 self.drop("drop-in-by-policy-icmpv4", ip, origin)
@@ -107,11 +110,7 @@ class Core:
             if checksum(ip[header_length(ip) : u16(ip, 2)]):
                 self.drop("drop-bad-checksum-icmpv4", ip, origin)
                 return
-        elif is_fragment(ip):
-            self.counters["drop-ipv4-frag-disabled"] += 1
-            self.drop("", ip, origin)
-            return
-        port = port_of(ip, from_b4=False, compat=self.compat)
+        port = port_of(ip, from_b4=False, compat=self.compat, hairpinned=origin != 0)
         softwire = self.table.lookup(ip[16:20], port)
         if softwire:
             self.encapsulate(ip, softwire, origin)
@@ -151,7 +150,7 @@ class Core:
         """Send an ICMPv4 error about a packet that was dropped, if policy lets us."""
         if not self.external.generate_errors:
             self.counters["drop-out-by-policy-icmpv4-packets"] += 1
-        elif self.compat or (deserves_icmpv4(about) and not self.to_group):
+        elif self.compat or deserves_icmpv4(about):
             self.send_error(about, kind, code, mtu)
 
     def send_error(self, about: bytes, kind: int, code: int, mtu: int) -> None:
@@ -170,7 +169,7 @@ class Core:
         if not self.internal.generate_errors:
             self.counters["drop-out-by-policy-icmpv6-packets"] += 1
             return
-        if not self.compat and (self.to_group or not deserves_icmpv6(ip6)):
+        if not self.compat and not deserves_icmpv6(ip6):
             return
         error = icmpv6_error(softwire.br if softwire else ip6[24:40], ip6)
         if self.limiter6.allows(self.now):
@@ -182,7 +181,10 @@ class Core:
     # ---- from a B4 ----
 
     def from_b4(self, frame: bytes) -> None:
-        self.to_group = bool(frame[0] & 1)
+        rebuilt = self.with_whole_inner(frame)
+        if rebuilt is None:
+            return
+        frame = rebuilt
         self.count("in-ipv6", len(frame))
         ip6 = frame[ETHERNET:]
         if ip6[6] == ICMPV6:
@@ -200,14 +202,16 @@ class Core:
             return
         if not self.compat:
             ip6 = ip6[: at + u16(ip6, at + 2)]
-            if is_fragment(ip6[at:]):
-                whole = self.inner.tunnelled(frame[:ETHERNET] + ip6, self.now, at)
-                if whole is None:
-                    return
-                self.to_group = bool(whole[0] & 1)
-                ip6 = whole[ETHERNET:]
-                at = self.tunnelled_at(ip6)
         self.decapsulate(ip6, at)
+
+    def with_whole_inner(self, frame: bytes) -> bytes | None:
+        """Return a frame whose tunnelled packet, if it was a fragment, is whole."""
+        at = ETHERNET + IPV6
+        ip = frame[at:]
+        fragment = frame[ETHERNET + 6] == TUNNEL and is_sound_ipv4(ip)
+        if self.compat or not fragment or not is_fragment(ip):
+            return frame
+        return self.inner.tunnelled(frame, self.now)
 
     def tunnelled_at(self, ip6: bytes) -> int:
         """Return where the IPv4 packet begins; 0: there is none."""
@@ -227,7 +231,8 @@ class Core:
     def decapsulate(self, ip6: bytes, at: int) -> None:
         """Take a tunnel packet: check where it came from, let go what is in it."""
         ip = ip6[at:]
-        port = port_of(ip, from_b4=True, compat=self.compat)
+        turns = self.settings.hairpinning and self.table.manages(ip[16:20])
+        port = port_of(ip, from_b4=True, compat=self.compat, hairpinned=turns)
         softwire = self.table.lookup(ip[12:16], port)
         if not softwire or ip6[8:40] != softwire.b4 + softwire.br:
             self.reject(ip6, softwire)
@@ -238,7 +243,7 @@ class Core:
                 self.drop6("", ip6)
                 return
             ip = marked
-        if self.settings.hairpinning and self.table.manages(ip[16:20]):
+        if turns:
             self.count("hairpin-ipv4", ETHERNET + len(ip))
             self.inbound(ip, IPV6)
         elif self.compat or self.may_leave(ip):
@@ -307,7 +312,7 @@ class Core:
         if self.compat:
             return (u16(message, 6) - IPV6) & 0xFFFF
         mtu = int.from_bytes(message[4:8])
-        return max(1280, min(mtu, 0xFFFF + IPV6)) - IPV6
+        return min(max(LEAST_MTU, mtu - IPV6), 0xFFFF)
 
 
 def is_sound_icmpv6(ip6: bytes) -> bool:

@@ -34,7 +34,6 @@ class Piece:
 
     Attributes:
         protocol: of the data, where the front does not say so.
-        at: where in the front the fragment's IPv4 header begins, if it is tunnelled.
     """
 
     front: bytes
@@ -42,7 +41,6 @@ class Piece:
     start: int
     more: bool
     protocol: int = 0
-    at: int = 0
 
     @property
     def end(self) -> int:
@@ -51,11 +49,10 @@ class Piece:
 
 @dataclass
 class Datagram:
-    """Pieces in the order in which they came. Failed: what still comes is dropped."""
+    """Pieces in the order in which they came."""
 
     expires: float
     pieces: list[Piece] = field(default_factory=list)
-    failed: bool = False
 
     @property
     def final(self) -> Piece | None:
@@ -127,20 +124,17 @@ class Reassembler:
         for key, datagram in list(self.datagrams.items()):
             if datagram.expires <= now:
                 del self.datagrams[key]
-                if not datagram.failed:
-                    self.count("drop-invalid-reassembly")
+                self.count("drop-invalid-reassembly")
 
     def add(self, key: object, piece: Piece, now: float) -> Datagram | None:
         """Take a fragment; return its datagram if that is whole now."""
         self.count("in-needs-reassembly")
         datagram = self.datagrams.setdefault(key, Datagram(now + TIMEOUT))
-        if datagram.failed or (not self.compat and datagram.has(piece)):
+        if not self.compat and datagram.has(piece):
             return None
         if self.is_wrong(datagram, piece):
             self.count("drop-invalid-reassembly")
-            datagram.failed, datagram.pieces = True, []
-            if self.compat:
-                del self.datagrams[key]
+            del self.datagrams[key]
             return None
         datagram.pieces.append(piece)
         if not self.is_done(datagram):
@@ -192,9 +186,10 @@ class Reassembler:
         front, payload = self.header_of(datagram).front, datagram.payload
         return front[:ETHERNET] + joined_ipv4(front[ETHERNET:], payload)
 
-    def tunnelled(self, frame: bytes, now: float, at: int) -> bytes | None:
-        """Take an IPv6 packet with a sound IPv4 fragment in it, at that byte."""
-        outer, ip = frame[: ETHERNET + at], frame[ETHERNET + at :]
+    def tunnelled(self, frame: bytes, now: float) -> bytes | None:
+        """Take a frame with a sound IPv4 fragment right behind its IPv6 header."""
+        at = ETHERNET + IPV6
+        outer, ip = frame[:at], frame[at:]
         head = header_length(ip)
         fields = u16(ip, 6)
         piece = Piece(
@@ -202,17 +197,14 @@ class Reassembler:
             ip[head : u16(ip, 2)],
             (fields & OFFSET) * 8,
             bool(fields & MF),
-            at=len(outer),
         )
         key = (outer[ETHERNET + 8 :][:16], ip[12:20], ip[4:6], ip[9])
         datagram = self.add(key, piece, now)
         if not datagram:
             return None
-        first = self.header_of(datagram)
-        front, at = first.front, first.at
+        front = self.header_of(datagram).front
         inner = joined_ipv4(front[at:], datagram.payload)
-        length = at - ETHERNET - IPV6 + len(inner)
-        return with_payload_length(front[:at], length) + inner
+        return with_payload_length(front[:at], len(inner)) + inner
 
     def ipv6(self, frame: bytes, now: float) -> bytes | None:
         """Take a frame with a fragment header, which `fragment_header` has found."""
@@ -250,9 +242,9 @@ def fragment_header(frame: bytes, *, compat: bool) -> int:
 def joined_ipv4(header: bytes, payload: bytes) -> bytes:
     """Return a datagram with a fragment's header; its id and DF are not kept."""
     total = len(header) + len(payload)
-    return with_checksum(
-        header[:2] + total.to_bytes(2) + bytes(4) + header[8:]
-    ) + payload
+    return (
+        with_checksum(header[:2] + total.to_bytes(2) + bytes(4) + header[8:]) + payload
+    )
 
 
 def joined_ipv6(front: bytes, protocol: int, payload: bytes) -> bytes:
@@ -296,20 +288,24 @@ def cut_ipv4(frame: bytes, mtu: int, ident: int, *, compat: bool) -> Iterator[by
     begin, more = 0, 0
     if is_fragment(ip) and not compat:
         ident, begin, more = u16(ip, 4), u16(ip, 6) & OFFSET, u16(ip, 6) & MF
+    size = (mtu - len(first)) & ~7
     data, at = ip[len(first) :], 0
     while at < len(data):
         head = header if at else first
-        size = (mtu - len(head)) & ~7
         flags = MF if at + size < len(data) else more
         part = data[at : at + size]
         fields = (begin + at // 8) | flags
-        yield frame[:ETHERNET] + with_checksum(
-            head[:2]
-            + (len(head) + len(part)).to_bytes(2)
-            + ident.to_bytes(2)
-            + fields.to_bytes(2)
-            + head[8:]
-        ) + part
+        yield (
+            frame[:ETHERNET]
+            + with_checksum(
+                head[:2]
+                + (len(head) + len(part)).to_bytes(2)
+                + ident.to_bytes(2)
+                + fields.to_bytes(2)
+                + head[8:]
+            )
+            + part
+        )
         at += size
 
 

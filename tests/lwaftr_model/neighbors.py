@@ -27,6 +27,7 @@ from tests.lwaftr_model.wire import (
 #: Seconds between requests.
 INTERVAL = 3.0
 ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
+LOOPBACK = bytes(15) + b"\1"
 SOLICITED_NODE = bytes.fromhex("ff0200000000000000000001ff")
 
 
@@ -192,14 +193,14 @@ def echo_ipv4(frame: bytes, side: Side, *, compat: bool) -> bytes | None:
     message = ip[size:]
     if len(message) < 8:
         return None
-    if not compat and (checksum(message) or not is_single_ipv4(ip[12:16])):
+    single = is_single_ipv4(ip[12:16]) and ip[12:16] != side.ip and not frame[0] & 1
+    if not compat and (checksum(message) or not single):
         return None
-    source = frame[:6] if compat else side.mac
     cleared = (u16(ip, 6) & 0x1FFF).to_bytes(2)
     header = ip[:6] + cleared + b"\x40\x01\0\0" + ip[16:20] + ip[12:16] + ip[20:size]
     reply = bytes(4) + message[4:]
     reply = b"\0\0" + checksum(reply).to_bytes(2) + reply[4:]
-    return frame[6:12] + source + frame[12:14] + with_checksum(header) + reply
+    return frame[6:12] + frame[:6] + frame[12:14] + with_checksum(header) + reply
 
 
 def echo_ipv6(frame: bytes, side: Side, *, compat: bool) -> bytes | None:
@@ -211,9 +212,10 @@ def echo_ipv6(frame: bytes, side: Side, *, compat: bool) -> bytes | None:
     if not wanted or len(message) < 8:
         return None
     wrong = icmpv6_checksum(source, destination, message)
-    if not compat and (wrong or not is_single_ipv6(source)):
+    single = is_single_ipv6(source) and source not in (side.ip, LOOPBACK)
+    single = single and not frame[0] & 1
+    if not compat and (wrong or not single):
         return None
-    own = frame[:6] if compat else side.mac
     addresses = destination + source
     reply = icmpv6(ip6[:4], addresses, 64, b"\x81\0\0\0" + message[4:])
-    return frame[6:12] + own + frame[12:14] + reply
+    return frame[6:12] + frame[:6] + frame[12:14] + reply

@@ -1,4 +1,4 @@
-"""What the model is told: the text of snabb-softwire-v3, and how it becomes settings."""
+"""What the model is told, and how it is read from the text of snabb-softwire-v3."""
 
 import re
 import socket
@@ -62,7 +62,9 @@ class Settings:
 
 def statements(text: str) -> Iterator[str]:
     """Yield words, quoted strings, braces and semicolons."""
-    pattern = r"""/\*.*?\*/|//[^\n]*|"((?:\\.|[^"\\])*)"|'([^']*)'|([{};])|([^\s{};]+)"""
+    pattern = (
+        r"""/\*.*?\*/|//[^\n]*|"((?:\\.|[^"\\])*)"|'([^']*)'|([{};])|([^\s{};]+)"""
+    )
     for match in re.finditer(pattern, text, re.DOTALL):
         words = [group for group in match.groups() if group is not None]
         yield from words
@@ -117,7 +119,11 @@ def side(
 ) -> Side:
     """Return an interface's settings: its own block and its queue's put together."""
     queue = at(tree, "instance", "queue", name)
-    own, shared, hop = leaves(queue), leaves(at(tree, name)), leaves(at(queue, "next-hop"))
+    own, shared, hop = (
+        leaves(queue),
+        leaves(at(tree, name)),
+        leaves(at(queue, "next-hop")),
+    )
     rate = leaves(at(tree, name, "error-rate-limiting"))
     frags = leaves(at(tree, name, "reassembly"))
 

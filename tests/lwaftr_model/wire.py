@@ -10,6 +10,7 @@ ETHERTYPE_IPV6, ETHERTYPE_VLAN = b"\x86\xdd", b"\x81\x00"
 
 #: ICMPv4 messages with an identifier (RFC 792, 950; RFC 5508 3), and errors
 #: (RFC 1122 3.2.2), which quote a packet.
+ECHO_REPLY, ECHO_REQUEST = 0, 8
 QUERIES = frozenset((0, 8, 13, 14, 15, 16, 17, 18))
 ERRORS = frozenset((3, 4, 5, 11, 12))
 
@@ -89,28 +90,40 @@ def icmpv6(ip6_head: bytes, addresses: bytes, limit: int, message: bytes) -> byt
     message = message[:2] + b"\0\0" + message[4:]
     computed = icmpv6_checksum(addresses[:16], addresses[16:], message)
     message = message[:2] + computed.to_bytes(2) + message[4:]
-    return ip6_head + struct.pack(">HBB", len(message), ICMPV6, limit) + addresses + message
+    return (
+        ip6_head
+        + struct.pack(">HBB", len(message), ICMPV6, limit)
+        + addresses
+        + message
+    )
 
 
-def port_of(ip: bytes, *, from_b4: bool, compat: bool) -> int:
+def port_of(ip: bytes, *, from_b4: bool, compat: bool, hairpinned: bool = False) -> int:
     """Return the port or identifier that says whose an IPv4 packet is.
 
     Args:
         ip: what there is of the packet.
         from_b4: the B4 is its source, else its destination.
         compat: as Snabb has it.
+        hairpinned: it is from one B4 to another.
     """
     if ip[9] == ICMP:
-        named = snabb_icmp_port if compat else icmp_port
-        return named(ip, header_length(ip), from_b4)
+        if compat:
+            return snabb_icmp_port(ip, header_length(ip), from_b4)
+        return icmp_port(ip, header_length(ip), from_b4, hairpinned)
     if not compat and u16(ip, 6) & OFFSET:
         return 0
     return port_at(ip, header_length(ip) + (0 if from_b4 else 2))
 
 
-def icmp_port(ip: bytes, icmp: int, from_b4: bool) -> int:
-    """Return what an ICMPv4 message names (RFC 7596 8, RFC 5508 REQ-3..6)."""
+def icmp_port(ip: bytes, icmp: int, from_b4: bool, hairpinned: bool) -> int:
+    """Return what an ICMPv4 message names (RFC 7596 8, RFC 5508 REQ-3..6).
+
+    A B4 on a shared address does not answer the pings of others (Snabb's cases).
+    """
     if icmp >= len(ip) or u16(ip, 6) & OFFSET:
+        return 0
+    if hairpinned and ip[icmp] == (ECHO_REPLY if from_b4 else ECHO_REQUEST):
         return 0
     if ip[icmp] in QUERIES:
         return port_at(ip, icmp + 4)
@@ -136,8 +149,8 @@ def quoted_port(ip: bytes, from_b4: bool) -> int:
 def snabb_icmp_port(ip: bytes, icmp: int, from_b4: bool) -> int:
     if icmp >= len(ip):
         return 0
-    if ip[icmp] in (0, 8):
-        is_ours = ip[icmp] == (8 if from_b4 else 0)
+    if ip[icmp] in (ECHO_REPLY, ECHO_REQUEST):
+        is_ours = ip[icmp] == (ECHO_REQUEST if from_b4 else ECHO_REPLY)
         return port_at(ip, icmp + 4) if is_ours else 0
     quoted = ip[icmp + 8 :]
     return port_at(quoted, header_length(quoted)) if quoted else 0

@@ -1,4 +1,4 @@
-"""The model is right: it does what Snabb's cases show, and what Snabb was seen to do."""
+"""The model does what Snabb's cases show, and what Snabb was seen to do."""
 
 import csv
 import json
