@@ -9,17 +9,26 @@
 #include "snabb_py/lwaftr/lwaftr.h"
 
 enum {
-    PREFETCH = 8,      /* packets ahead */
-    PORTS_SIZE = 4,    /* source and destination, the first bytes of a payload */
-    PLAIN_IPV4 = 0x45, /* version 4, a header without options */
-    EXPIRED_MAX = 32   /* reassemblies that a tick gives up */
+    PREFETCH = 8,   /* packets ahead */
+    PORTS_SIZE = 4, /* source and destination, the first bytes of a payload */
+    EXPIRED_MAX = 32 /* reassemblies that a tick gives up */
 };
 
-/* What a burst adds to the counters. */
-struct sums {
-    uint32_t packets;
-    uint32_t bytes;    /* of frames as they came */
-    uint32_t filtered; /* on their way out */
+/* A burst's common packets on their way out, and what they add to the counters. All that
+ * does not change meanwhile is read once: the compiler must think that every byte that
+ * is stored in a frame could be part of it. */
+struct burst {
+    struct lwaftr *lw;
+    struct link *out;
+    bool is_plain_out; /* untagged and without a filter */
+    uint32_t side;     /* out of which */
+    uint64_t ethernet[2];
+    uint32_t n; /* packets that wait in `packets` */
+    uint32_t length; /* bytes of these */
+    uint32_t npackets;
+    uint32_t bytes; /* of frames as they came */
+    uint32_t nfiltered;
+    struct packet *packets[LWAFTR_BURST];
 };
 
 /* ---- frames ---------------------------------------------------------------------- */
@@ -61,12 +70,20 @@ static inline uint32_t ip_room(const struct packet *packet, const uint8_t *frame
 }
 
 /* A header without options, right, of a datagram that is whole, fits this room and has
- * ports. `&`, because all of it is true of nearly every packet. */
+ * ports. `&`, because all of it is true of nearly every packet; version, header length
+ * and fragment fields are in one word. */
 static inline bool is_common_ipv4(const uint8_t *ip, uint32_t total, uint32_t room)
 {
-    return (ip[0] == PLAIN_IPV4) & (total >= WIRE_IPV4_SIZE + PORTS_SIZE) &
-           (total <= room) & ((load_be16(ip + IPV4_FRAGMENT) & IPV4_IS_FRAGMENT) == 0) &
-           (ip[IPV4_PROTOCOL] != WIRE_ICMP) & checksum_is_right(ipv4_sum(ip));
+    uint64_t word[2];
+    uint32_t last;
+    memcpy(word, ip, sizeof(word));
+    memcpy(&last, ip + sizeof(word), sizeof(last));
+    uint64_t sum = checksum_word(word[0]) + checksum_word(word[1]) + last;
+    uint64_t first = htobe64(0x45ull << 56), mask = htobe64(0xffull << 56 | IPV4_IS_FRAGMENT);
+    return (((word[0] ^ first) & mask) == 0) &
+           (total - (WIRE_IPV4_SIZE + PORTS_SIZE) <=
+            room - (WIRE_IPV4_SIZE + PORTS_SIZE)) &
+           (ip[IPV4_PROTOCOL] != WIRE_ICMP) & checksum_is_right(sum);
 }
 
 /* Whether the filter of a side that a frame came in on lets it pass. The filter sees
@@ -90,26 +107,6 @@ static inline bool passes(const struct lwaftr_side *side, const struct packet *p
     return likely(!is_filtering(&side->ingress)) || passes_filter(side, packet, frame);
 }
 
-/* Give a packet the Ethernet header in front of `ip`, and send it. */
-static inline void output_common(struct lwaftr *lw, uint32_t side, struct packet *packet,
-                                 uint8_t *ip, uint32_t length, struct sums *sums)
-{
-    const struct lwaftr_side *config = &lw->config->side[side];
-    uint8_t *frame = ip - WIRE_ETHERNET_SIZE;
-    neighbor_address(lw->neighbor[side], frame);
-    store_be16(frame + ETHERNET_TYPE, side == LWAFTR_V4 ? WIRE_IPV4 : WIRE_IPV6);
-    length += WIRE_ETHERNET_SIZE;
-    /* Metadata of a packet on which nothing rides, at one store; see packet_fresh(). */
-    uint64_t word = length | (uint64_t)packet->slot_class << 56;
-    packet->data = frame;
-    memcpy(&packet->length, &word, sizeof(word));
-    if (unlikely(is_filtering(&config->egress) | config->is_tagged)) {
-        sums->filtered += !lwaftr_output_whole(lw, side, packet);
-        return;
-    }
-    lwaftr_queue(lw, side, packet);
-}
-
 static inline void prefetch_ahead(struct packet *const *packets, uint32_t i, uint32_t n)
 {
     if (i + 2 * PREFETCH < n)
@@ -118,13 +115,75 @@ static inline void prefetch_ahead(struct packet *const *packets, uint32_t i, uin
         __builtin_prefetch(packets[i + PREFETCH]->data);
 }
 
+/* ---- out -------------------------------------------------------------------------- */
+
+/* The next hop of a burst; it may become another one while a special packet is dealt
+ * with. */
+static inline void burst_address(struct burst *burst)
+{
+    uint16_t type = htobe16(burst->side == LWAFTR_V4 ? WIRE_IPV4 : WIRE_IPV6);
+    uint8_t *header = (uint8_t *)burst->ethernet;
+    neighbor_address(burst->lw->neighbor[burst->side], header);
+    memcpy(header + ETHERNET_TYPE, &type, sizeof(type));
+}
+
+static inline void burst_begin(struct burst *burst, struct lwaftr *lw, uint32_t side)
+{
+    const struct lwaftr_side *config = &lw->config->side[side];
+    burst->lw = lw;
+    burst->side = side;
+    burst->out = lw->out[side].link;
+    burst->is_plain_out = !config->is_tagged && !is_filtering(&config->egress);
+    burst->n = burst->length = 0;
+    burst->npackets = burst->bytes = burst->nfiltered = 0;
+    burst_address(burst);
+}
+
+/* What waits goes out before anything else does. */
+static void burst_flush(struct burst *burst)
+{
+    lwaftr_flush(burst->lw);
+    if (likely(burst->n <= link_writable(burst->out)))
+        link_transmit_known(burst->out, burst->packets, burst->n, burst->length);
+    else
+        link_transmit_burst(burst->out, burst->packets, burst->n);
+    burst->n = burst->length = 0;
+}
+
+/* A packet that is like no other goes through all stages, in its turn. */
+static void burst_special(struct burst *burst, uint32_t side, struct packet *packet)
+{
+    burst_flush(burst);
+    lwaftr_input(burst->lw, side, packet);
+    burst_address(burst);
+}
+
+/* Give a packet the Ethernet header in front of `ip`, and send it. */
+static inline void burst_output(struct burst *burst, struct packet *packet, uint8_t *ip,
+                                uint32_t length)
+{
+    uint8_t *frame = ip - WIRE_ETHERNET_SIZE;
+    memcpy(frame, burst->ethernet, 8);
+    memcpy(frame + 8, &burst->ethernet[1], WIRE_ETHERNET_SIZE - 8);
+    length += WIRE_ETHERNET_SIZE;
+    /* Metadata of a packet on which nothing rides, at one store; see packet_fresh(). */
+    uint64_t word = length | (uint64_t)packet->slot_class << 56;
+    packet->data = frame;
+    memcpy(&packet->length, &word, sizeof(word));
+    if (likely(burst->is_plain_out)) {
+        burst->packets[burst->n++] = packet;
+        burst->length += length;
+    } else {
+        burst->nfiltered += !lwaftr_output_whole(burst->lw, burst->side, packet);
+    }
+}
+
 /* ---- from the internet -------------------------------------------------------------- */
 
 /* A frame that is like most others, without its tag; or NULL. */
-static inline uint8_t *common_ipv4(const struct lwaftr *lw,
+static inline uint8_t *common_ipv4(const struct lwaftr_config *config,
                                    const struct packet *packet)
 {
-    const struct lwaftr_config *config = lw->config;
     const struct lwaftr_side *in = &config->side[LWAFTR_V4];
     uint8_t *frame =
         common_frame(packet, in, WIRE_IPV4, FRAME_IP + WIRE_IPV4_SIZE + PORTS_SIZE);
@@ -138,60 +197,59 @@ static inline uint8_t *common_ipv4(const struct lwaftr *lw,
     return is_common && passes(in, packet, frame) ? frame : NULL;
 }
 
-static inline void encapsulate_common(struct lwaftr *lw, struct packet *packet,
-                                      uint8_t *frame, const struct softwire *softwire,
-                                      struct sums *sums)
-{
-    const struct lwaftr_config *config = lw->config;
-    uint8_t *ip = frame + FRAME_IP, *ipv6 = ip - WIRE_IPV6_SIZE;
-    uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
-    ipv4_decrement_ttl(ip);
-    ipv6_write_tunnel(ipv6, ip[IPV4_TOS], config->flow_label, total,
-                      config->table->br[softwire->br], softwire->b4);
-    sums->packets++;
-    sums->bytes += FRAME_IP + total;
-    output_common(lw, LWAFTR_V6, packet, ipv6, WIRE_IPV6_SIZE + total, sums);
-}
-
 static void burst_from_internet(struct lwaftr *lw, struct packet *const *packets,
                                 uint32_t n)
 {
+    const struct lwaftr_config *config = lw->config;
+    const struct binding_table *table = config->table;
+    uint8_t(*const br)[16] = table->br;
+    uint32_t flow_label = config->flow_label;
     const struct softwire *softwires[LWAFTR_BURST];
     uint8_t *frames[LWAFTR_BURST];
     uint32_t addresses[LWAFTR_BURST];
     uint16_t ports[LWAFTR_BURST];
-    struct sums sums = {0};
+    struct burst burst;
     bool is_ready = neighbor_is_known(lw->neighbor[LWAFTR_V6]);
     for (uint32_t i = 0; i < n; i++) {
         prefetch_ahead(packets, i, n);
-        frames[i] = is_ready ? common_ipv4(lw, packets[i]) : NULL;
-        const uint8_t *ip = frames[i] + FRAME_IP;
-        addresses[i] = frames[i] ? load_be32(ip + IPV4_DESTINATION) : 0;
-        ports[i] = frames[i] ? load_be16(ip + WIRE_IPV4_SIZE + 2) : 0;
+        uint8_t *frame = is_ready ? common_ipv4(config, packets[i]) : NULL;
+        frames[i] = frame;
+        addresses[i] = frame ? load_be32(frame + FRAME_IP + IPV4_DESTINATION) : 0;
+        ports[i] = frame ? load_be16(frame + FRAME_IP + WIRE_IPV4_SIZE + 2) : 0;
     }
-    binding_table_lookup(lw->config->table, addresses, ports, n, softwires);
+    binding_table_lookup(table, addresses, ports, n, softwires);
+    burst_begin(&burst, lw, LWAFTR_V6);
     for (uint32_t i = 0; i < n; i++) {
-        if (likely(frames[i] != NULL && softwires[i] != NULL))
-            encapsulate_common(lw, packets[i], frames[i], softwires[i], &sums);
-        else
-            lwaftr_input(lw, LWAFTR_V4, packets[i]);
+        const struct softwire *softwire = softwires[i];
+        if (unlikely(frames[i] == NULL || softwire == NULL)) {
+            burst_special(&burst, LWAFTR_V4, packets[i]);
+            continue;
+        }
+        uint8_t *ip = frames[i] + FRAME_IP, *ipv6 = ip - WIRE_IPV6_SIZE;
+        uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
+        uint8_t tos = ip[IPV4_TOS];
+        ipv4_decrement_ttl(ip);
+        ipv6_write_tunnel(ipv6, tos, flow_label, total, br[softwire->br], softwire->b4);
+        burst.npackets++;
+        burst.bytes += FRAME_IP + total;
+        burst_output(&burst, packets[i], ipv6, WIRE_IPV6_SIZE + total);
     }
+    burst_flush(&burst);
     uint64_t *counters = lw->counters;
-    counters[LWAFTR_IN_IPV4_FRAG_REASSEMBLY_UNNEEDED] += sums.packets;
-    counters[LWAFTR_IN_IPV4_PACKETS] += sums.packets;
-    counters[LWAFTR_IN_IPV4_BYTES] += sums.bytes;
-    counters[LWAFTR_OUT_IPV6_PACKETS] += sums.packets;
-    counters[LWAFTR_OUT_IPV6_BYTES] += sums.bytes + sums.packets * WIRE_IPV6_SIZE;
-    counters[LWAFTR_OUT_IPV6_FRAG_NOT] += sums.packets - sums.filtered;
+    counters[LWAFTR_IN_IPV4_FRAG_REASSEMBLY_UNNEEDED] += burst.npackets;
+    counters[LWAFTR_IN_IPV4_PACKETS] += burst.npackets;
+    counters[LWAFTR_IN_IPV4_BYTES] += burst.bytes;
+    counters[LWAFTR_OUT_IPV6_PACKETS] += burst.npackets;
+    counters[LWAFTR_OUT_IPV6_BYTES] += burst.bytes + burst.npackets * WIRE_IPV6_SIZE;
+    counters[LWAFTR_OUT_IPV6_FRAG_NOT] += burst.npackets - burst.nfiltered;
 }
 
 /* ---- from the B4s ------------------------------------------------------------------- */
 
 /* The same. ECN says nothing, or nothing new (RFC 6040, 4.2). */
-static inline uint8_t *common_ipv6(const struct lwaftr *lw,
+static inline uint8_t *common_ipv6(const struct lwaftr_config *config,
                                    const struct packet *packet)
 {
-    const struct lwaftr_config *config = lw->config;
     const struct lwaftr_side *in = &config->side[LWAFTR_V6];
     uint8_t *frame = common_frame(packet, in, WIRE_IPV6,
                                   FRAME_TUNNELLED + WIRE_IPV4_SIZE + PORTS_SIZE);
@@ -199,75 +257,82 @@ static inline uint8_t *common_ipv6(const struct lwaftr *lw,
         return NULL;
     const uint8_t *ipv6 = frame + FRAME_IP, *ip = frame + FRAME_TUNNELLED;
     uint32_t payload = load_be16(ipv6 + IPV6_PAYLOAD_LENGTH);
-    uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH), room = ip_room(packet, frame);
+    uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
+    uint32_t room = ip_room(packet, frame) - WIRE_IPV6_SIZE;
     uint32_t ecn = ipv6[1] >> 4 & ECN_MASK;
     bool is_common = (ipv6[0] >> 4 == 6) &
-                     (ipv6[IPV6_NEXT_HEADER] == WIRE_IPV4_IN_IPV6) &
-                     (payload + WIRE_IPV6_SIZE <= room) &
+                     (ipv6[IPV6_NEXT_HEADER] == WIRE_IPV4_IN_IPV6) & (payload <= room) &
+                     (payload >= WIRE_IPV4_SIZE + PORTS_SIZE) &
                      ((ecn == 0) | (ecn == (ip[IPV4_TOS] & ECN_MASK))) &
                      is_common_ipv4(ip, total, payload) & (ip[IPV4_TTL] > 0) &
                      (total <= config->side[LWAFTR_V4].mtu) &
-                     ((total + WIRE_IPV6_SIZE == room) | !config->compat);
+                     ((total == room) | !config->compat);
     return is_common && passes(in, packet, frame) ? frame : NULL;
 }
 
-/* What does not turn round here, through the tunnel that it should come through. */
+/* What came through the right tunnel, and does not turn round here. */
 static inline bool is_for_internet(const struct lwaftr_config *config,
+                                   const struct binding_table *table,
                                    const struct softwire *softwire, const uint8_t *frame)
 {
-    const uint8_t *ip = frame + FRAME_TUNNELLED;
-    return softwire && softwire_matches(config->table, softwire, frame + FRAME_IP) &&
-           !(config->hairpinning &&
-             binding_table_is_managed(config->table, load_be32(ip + IPV4_DESTINATION)));
+    uint32_t destination = load_be32(frame + FRAME_TUNNELLED + IPV4_DESTINATION);
+    return softwire_matches(table, softwire, frame + FRAME_IP) &&
+           !(config->hairpinning && binding_table_is_managed(table, destination));
 }
 
 static void burst_from_b4s(struct lwaftr *lw, struct packet *const *packets, uint32_t n)
 {
+    const struct lwaftr_config *config = lw->config;
+    const struct binding_table *table = config->table;
     const struct softwire *softwires[LWAFTR_BURST];
     uint8_t *frames[LWAFTR_BURST];
     uint32_t addresses[LWAFTR_BURST];
     uint16_t ports[LWAFTR_BURST];
-    struct sums sums = {0};
+    struct burst burst;
     uint32_t inner_bytes = 0;
     bool is_ready = neighbor_is_known(lw->neighbor[LWAFTR_V4]);
     for (uint32_t i = 0; i < n; i++) {
         prefetch_ahead(packets, i, n);
-        frames[i] = is_ready ? common_ipv6(lw, packets[i]) : NULL;
-        const uint8_t *ip = frames[i] + FRAME_TUNNELLED;
-        addresses[i] = frames[i] ? load_be32(ip + IPV4_SOURCE) : 0;
-        ports[i] = frames[i] ? load_be16(ip + WIRE_IPV4_SIZE) : 0;
+        uint8_t *frame = is_ready ? common_ipv6(config, packets[i]) : NULL;
+        frames[i] = frame;
+        addresses[i] = frame ? load_be32(frame + FRAME_TUNNELLED + IPV4_SOURCE) : 0;
+        ports[i] = frame ? load_be16(frame + FRAME_TUNNELLED + WIRE_IPV4_SIZE) : 0;
     }
-    binding_table_lookup(lw->config->table, addresses, ports, n, softwires);
+    binding_table_lookup(table, addresses, ports, n, softwires);
+    burst_begin(&burst, lw, LWAFTR_V4);
     for (uint32_t i = 0; i < n; i++) {
-        uint8_t *frame = frames[i];
-        if (likely(frame != NULL && is_for_internet(lw->config, softwires[i], frame))) {
-            uint8_t *ip = frame + FRAME_TUNNELLED;
-            uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
-            sums.packets++;
-            sums.bytes +=
-                FRAME_TUNNELLED + load_be16(frame + FRAME_IP + IPV6_PAYLOAD_LENGTH);
-            inner_bytes += FRAME_IP + total;
-            output_common(lw, LWAFTR_V4, packets[i], ip, total, &sums);
-        } else {
-            lwaftr_input(lw, LWAFTR_V6, packets[i]);
+        if (unlikely(frames[i] == NULL || softwires[i] == NULL) ||
+            unlikely(!is_for_internet(config, table, softwires[i], frames[i]))) {
+            burst_special(&burst, LWAFTR_V6, packets[i]);
+            continue;
         }
+        uint8_t *ip = frames[i] + FRAME_TUNNELLED, *ipv6 = frames[i] + FRAME_IP;
+        uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
+        burst.npackets++;
+        burst.bytes += FRAME_TUNNELLED + load_be16(ipv6 + IPV6_PAYLOAD_LENGTH);
+        inner_bytes += FRAME_IP + total;
+        burst_output(&burst, packets[i], ip, total);
     }
+    burst_flush(&burst);
     uint64_t *counters = lw->counters;
-    counters[LWAFTR_IN_IPV6_FRAG_REASSEMBLY_UNNEEDED] += sums.packets;
-    counters[LWAFTR_IN_IPV6_PACKETS] += sums.packets;
-    counters[LWAFTR_IN_IPV6_BYTES] += sums.bytes;
-    counters[LWAFTR_OUT_IPV4_PACKETS] += sums.packets;
+    counters[LWAFTR_IN_IPV6_FRAG_REASSEMBLY_UNNEEDED] += burst.npackets;
+    counters[LWAFTR_IN_IPV6_PACKETS] += burst.npackets;
+    counters[LWAFTR_IN_IPV6_BYTES] += burst.bytes;
+    counters[LWAFTR_OUT_IPV4_PACKETS] += burst.npackets;
     counters[LWAFTR_OUT_IPV4_BYTES] += inner_bytes;
-    counters[LWAFTR_OUT_IPV4_FRAG_NOT] += sums.packets - sums.filtered;
+    counters[LWAFTR_OUT_IPV4_FRAG_NOT] += burst.npackets - burst.nfiltered;
 }
 
-static void burst(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
-                  uint32_t n)
+static void push_burst(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
+                       uint32_t n)
 {
+    if (n == 0)
+        return;
     if (side == LWAFTR_V4)
         burst_from_internet(lw, packets, n);
     else
         burst_from_b4s(lw, packets, n);
+    lwaftr_flush(lw);
 }
 
 /* ---- the app -------------------------------------------------------------------------- */
@@ -320,8 +385,7 @@ static uint32_t push_side(struct lwaftr *lw, uint32_t side, struct link *in)
     struct packet *packets[LWAFTR_BURST];
     uint32_t n, total = 0;
     while ((n = receive(in, out, packets)) > 0) {
-        burst(lw, side, packets, n);
-        lwaftr_flush(lw);
+        push_burst(lw, side, packets, n);
         total += n;
     }
     return total;
@@ -362,9 +426,8 @@ static uint32_t push_stick(struct lwaftr *lw, struct link *in, const struct link
             uint32_t side = side_of(lw->config, packets[i]);
             sides[side][counts[side]++] = packets[i];
         }
-        burst(lw, LWAFTR_V6, sides[LWAFTR_V6], counts[LWAFTR_V6]);
-        burst(lw, LWAFTR_V4, sides[LWAFTR_V4], counts[LWAFTR_V4]);
-        lwaftr_flush(lw);
+        push_burst(lw, LWAFTR_V6, sides[LWAFTR_V6], counts[LWAFTR_V6]);
+        push_burst(lw, LWAFTR_V4, sides[LWAFTR_V4], counts[LWAFTR_V4]);
         total += n;
     }
     return total;

@@ -82,16 +82,6 @@ static inline uint32_t ipv4_header_size(const uint8_t *ip)
     return (ip[0] & 15u) * 4;
 }
 
-/* Of 20 bytes, the commonest header. */
-static inline uint64_t ipv4_sum(const uint8_t *ip)
-{
-    uint64_t word[2];
-    uint32_t last;
-    memcpy(word, ip, sizeof(word));
-    memcpy(&last, ip + sizeof(word), sizeof(last));
-    return checksum_word(word[0]) + checksum_word(word[1]) + last;
-}
-
 /* One hop less (RFC 1624, equation 3; ~m + m' is 0xfeff whatever the TTL was). A wrong
  * checksum stays wrong. */
 static inline void ipv4_decrement_ttl(uint8_t *ip)
