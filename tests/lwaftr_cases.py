@@ -1,9 +1,9 @@
 """Snabb's end-to-end cases of the lwAFTR and observations of it, played to our app.
 
-`tests/data/lwaftr/cases` and `observed` each have a manifest: for every row a config, the
-frames that come in, those that must go out, and all counters that are not 0. A row is
-played as `snabb lwaftr check` does it: all frames at once, then as long as anything
-moves, then a moment for what is due by itself.
+`tests/data/lwaftr/cases` and `observed` each have a manifest: for every row a config,
+the frames that come in, those that must go out, and all counters that are not 0. A row
+is played as `snabb lwaftr check` does it: all frames at once, then as long as anything
+moves.
 """
 
 import csv
@@ -53,11 +53,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the frames; on a stick, all of it is in `v4`."""
+    """What came of the frames; on a stick, all of it is in `v4`.
+
+    Attributes:
+        counters: Snabb's that are not 0; see `comparable`.
+        own: ours.
+    """
 
     v4: list[bytes]
     v6: list[bytes]
     counters: Counters
+    own: Counters
 
 
 def comparable(counters: Counters) -> Counters:
@@ -120,4 +126,6 @@ def play(case: Case, *, compat: bool, on_a_stick: bool = False) -> Outcome:
         harness.tick()
         v4 = harness.received()
         v6 = [] if on_a_stick else harness.received(port=lib.LWAFTR_V6)
-        return Outcome(v4, v6, comparable(harness.counters))
+        counters = harness.counters
+        own = {name: n for name, n in counters.items() if name not in SNABBS}
+        return Outcome(v4, v6, comparable(counters), own)

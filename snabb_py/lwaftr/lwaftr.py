@@ -206,7 +206,7 @@ class Lwaftr(App):
     def adopt(self, old: App) -> None:
         """Go on with what the running app knows and holds."""
         assert isinstance(old, Lwaftr)
-        self._state = old._state  # noqa: SLF001 - of the same class
+        self._state = old._state
         self.state = self._state.struct
 
 

@@ -72,7 +72,7 @@ def test_frames_cut_short_at_every_byte(
 @mode
 @pytest.mark.parametrize(("case", "frames"), CONFIGS)
 def test_damaged_frames(case: Case, frames: list[Sided], compat: bool) -> None:
-    dice = random.Random(case.id)
+    dice = random.Random(case.id)  # noqa: S311 - to be repeated
     with Harness(make(case, compat=compat)) as harness:
         for port, frame in frames:
             for _ in range(60):
@@ -86,7 +86,7 @@ def test_damaged_frames(case: Case, frames: list[Sided], compat: bool) -> None:
 @mode
 def test_metadata_that_lies(compat: bool) -> None:
     case, frames = max(by_config(), key=lambda found: len(found[1]))
-    dice = random.Random(1)
+    dice = random.Random(1)  # noqa: S311 - to be repeated
     with Harness(make(case, compat=compat)) as harness:
         for port, frame in frames:
             for _ in range(20):
