@@ -96,9 +96,15 @@ static bool is_in_range(const struct binding_table *t, uint32_t ipv4)
     return low < t->nranges && t->ranges[low].first <= ipv4;
 }
 
-bool binding_table_has_address(const struct binding_table *t, uint32_t ipv4)
+const struct binding_address *binding_table_address(const struct binding_table *t,
+                                                    uint32_t ipv4)
 {
     uint32_t slot = binding_address_slot(t, ipv4);
     const struct binding_address *a = probe_address(t, ipv4, slot);
-    return a->psid_length != BINDING_NO_ADDRESS || is_in_range(t, ipv4);
+    return a->psid_length != BINDING_NO_ADDRESS ? a : NULL;
+}
+
+bool binding_table_has_address(const struct binding_table *t, uint32_t ipv4)
+{
+    return binding_table_address(t, ipv4) || is_in_range(t, ipv4);
 }

@@ -34,10 +34,8 @@ static inline uint32_t binding_address_slot(const struct binding_table *t,
     return (uint32_t)(binding_hash(t->seed, ipv4) >> t->address_shift);
 }
 
-/* Whether an address is behind us, all its ports or some: packets to it are hairpinned.
- * Most packets ask about some address of the internet, and the first test answers. */
-bool binding_table_has_address(const struct binding_table *t, uint32_t ipv4);
-
+/* binding_table_has_address(), and what mostly answers it: packets to the internet are
+ * to addresses that have nothing near them in the table. */
 static inline bool binding_table_is_managed(const struct binding_table *t,
                                             uint32_t ipv4)
 {

@@ -39,14 +39,13 @@ struct binding_table {
     uint8_t (*br)[16];
     struct binding_range *ranges;      /* sorted, disjoint; only of the old format */
     uint64_t memory;                   /* bytes of all these, in one piece */
+    uint64_t nrow;                     /* slots, with and without softwires */
     uint32_t address_shift;            /* hash >> this: a slot */
     uint32_t hashed_shift;
     uint32_t nbr;
     uint32_t nranges;
     uint32_t naddresses;
     uint32_t nsoftwires;
-    uint32_t nrow;                     /* slots, with and without softwires */
-    uint32_t padding;
     uint64_t managed[1024];            /* a bit for each /16 that has a managed address */
 };
 
@@ -59,3 +58,11 @@ void binding_table_lookup(const struct binding_table *t, const uint32_t *ipv4,
 /* The same for one. */
 const struct softwire *binding_table_find(const struct binding_table *t, uint32_t ipv4,
                                           uint16_t port);
+
+/* What is known of an address, or NULL: it has no softwires. */
+const struct binding_address *binding_table_address(const struct binding_table *t,
+                                                    uint32_t ipv4);
+
+/* Whether an address is behind us, all its ports, some or none: packets to it are
+ * hairpinned. */
+bool binding_table_has_address(const struct binding_table *t, uint32_t ipv4);

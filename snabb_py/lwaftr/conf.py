@@ -1,138 +1,38 @@
-"""The config of `snabb-py lwaftr`: interfaces, limits and the binding table.
+"""The config of `snabb-py lwaftr`, read from either format.
 
-Two formats are read, and each says all that this module's classes hold: the old pair of
-`lwaftr.conf` and `binding-table.txt`, and the text of the YANG module snabb-softwire-v3.
-Imports apps, engine and errors.
+    softwire-config { ... }      the text of the YANG module snabb-softwire-v3
+    key = value                  the old `lwaftr.conf`, which names a `binding-table.txt`
+
+What is wrong is said with file, line, column and what was expected. Imports errors.
 """
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
+from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.lwaftr import conf_properties, conf_statements
 from snabb_py.lwaftr.binding_table import BindingTable
+from snabb_py.lwaftr.conf_types import LwaftrConfig
+from snabb_py.lwaftr.text import Text
 
-#: What a queue's interface is known by: an address of the Internet Protocol.
-Address = IPv4Address | IPv6Address
+__all__ = ["LwaftrConfig", "read", "read_table"]
 
-
-@dataclass(frozen=True)
-class ErrorRateLimiting:
-    """How many ICMP errors we send: `packets` in each `period` (seconds)."""
-
-    packets: int = 200
-    period: float = 2
+#: What a file begins with: white space and comments of either format, then a property.
+_PROPERTY: Final = re.compile(
+    rb"(?:\s++|#[^\n]*+|//[^\n]*+|/\*(?s:.*?)\*/)*+[A-Za-z0-9_]++(?:\s|#[^\n]*\n)*+="
+)
 
 
-@dataclass(frozen=True)
-class Reassembly:
-    """Fragments of a packet that we wait for, packets that may wait."""
-
-    max_fragments_per_packet: int = 20
-    max_packets: int = 20000
-
-
-@dataclass(frozen=True)
-class ExternalInterface:
-    """What holds for all queues on the IPv4 side.
-
-    Attributes:
-        mtu: bytes of the largest IPv4 packet that is sent whole; 68..65535.
-        mru: not used; kept for who reads the config.
-        ingress_filter, egress_filter: expression of pcap-filter(7); "": everything.
-        allow_incoming_icmp: ICMPv4 from the internet passes.
-        generate_icmp_errors: ICMPv4 errors are sent.
-    """
-
-    mtu: int = 1460
-    mru: int = 1460
-    ingress_filter: str = ""
-    egress_filter: str = ""
-    allow_incoming_icmp: bool = True
-    generate_icmp_errors: bool = True
-    error_rate_limiting: ErrorRateLimiting = ErrorRateLimiting()
-    reassembly: Reassembly = Reassembly()
-
-
-@dataclass(frozen=True)
-class InternalInterface(ExternalInterface):
-    """What holds for all queues on the IPv6 side.
-
-    Attributes:
-        mtu: bytes of the largest IPv6 packet, tunnel header included; 1280..65535.
-        flow_label: of the tunnel's header; 20 bits.
-        hairpinning: packets from one B4 to another turn round here.
-    """
-
-    mtu: int = 1500
-    flow_label: int = 0
-    hairpinning: bool = True
-
-
-@dataclass(frozen=True)
-class QueueInterface:
-    """One side of a queue: who we are there, and who is next.
-
-    Attributes:
-        ip: ours; IPv4 on the external side, IPv6 on the internal one.
-        mac: ours, 6 bytes.
-        next_hop_ip: is asked for its MAC address; or None, and `next_hop_mac` is it.
-        next_hop_mac: 6 bytes.
-        vlan_tag: 0..4094; None: frames have none.
-    """
-
-    ip: Address
-    mac: bytes
-    next_hop_ip: Address | None = None
-    next_hop_mac: bytes | None = None
-    vlan_tag: int | None = None
-
-
-@dataclass(frozen=True)
-class Queue:
-    """A worker's part of a device."""
-
-    id: int
-    external: QueueInterface
-    internal: QueueInterface
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A device and its queues.
-
-    Attributes:
-        device: the IPv6 side's; PCI address or interface. "": the command line says.
-        external_device: the IPv4 side's; None: one device for both, on a stick.
-    """
-
-    device: str
-    external_device: str | None
-    queues: tuple[Queue, ...]
-
-
-@dataclass(frozen=True)
-class LwaftrConfig:
-    """Everything; see `read`.
-
-    Attributes:
-        binding_table: whose softwires there are.
-        instances: devices and their queues, at least one.
-        external, internal: of all queues.
-        name: that the instance goes by; "": none.
-    """
-
-    binding_table: BindingTable
-    instances: tuple[Instance, ...]
-    external: ExternalInterface = ExternalInterface()
-    internal: InternalInterface = InternalInterface()
-    name: str = ""
-
-
-def read(path: str | Path, *, compat: bool = False) -> LwaftrConfig:
+def read(
+    path: str | Path, table: str | Path | None = None, *, compat: bool = False
+) -> LwaftrConfig:
     """Return the config in a file of either format.
 
     Args:
-        path: snabb-softwire v3's text, or an old `lwaftr.conf`; it names the table.
+        path: of the file.
+        table: a binding table of the old format instead of the config's own.
         compat: as Snabb has it: the first softwire of an address says how its ports
             are divided, and reserved ports are those below 2 ** their bit count.
 
@@ -140,4 +40,27 @@ def read(path: str | Path, *, compat: bool = False) -> LwaftrConfig:
         DeviceError: a file cannot be read.
         ConfigError: something in it is wrong, with line and column.
     """
-    raise NotImplementedError
+    path = Path(path)
+    old = None if table is None else read_table(table, compat=compat)
+    text = _open(path)
+    if not _PROPERTY.match(text.data):
+        config = conf_statements.parse(text, compat=compat)
+        return config if old is None else replace(config, binding_table=old)
+    return conf_properties.parse(
+        text, lambda name: _open(path.parent / name), table=old, compat=compat
+    )
+
+
+def read_table(path: str | Path, *, compat: bool = False) -> BindingTable:
+    """Return the binding table in a file of the old format; see `read`."""
+    return conf_properties.parse_table(_open(Path(path)), compat=compat)
+
+
+def _open(path: Path) -> Text:
+    # Read, not mapped: a mapped file that an editor cuts short would kill us.
+    try:
+        return Text(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DeviceError(f"read {path}", error.errno or 0) from None
+    except ValueError:
+        raise ConfigError(f"{str(path)!r} is no name of a file") from None
