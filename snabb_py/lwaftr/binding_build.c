@@ -83,10 +83,12 @@ static struct binding_address *find_address(struct builder *b, uint32_t ipv4)
     return b->last;
 }
 
-/* RFC 7597, 5.1: not those whose first bits are all 0. Snabb: not those below 2^bits. */
-static uint32_t reserved_ports(const struct builder *b, uint32_t bits)
+/* RFC 7597, 5.1: of a shared address, not those whose first bits are all 0. Snabb: of
+ * any address, not those below 2^bits. */
+static uint32_t reserved_ports(const struct builder *b, const struct binding_address *a)
 {
-    if (bits == 0)
+    uint32_t bits = a->softwire.br;
+    if (bits == 0 || (a->psid_length == 0 && !b->compat))
         return 0;
     return b->compat ? 1u << bits : 1u << (16 - bits);
 }
@@ -95,7 +97,7 @@ static uint32_t reserved_ports(const struct builder *b, uint32_t bits)
 static bool is_reachable(const struct builder *b, const struct binding_address *a,
                          const struct softwire *s)
 {
-    return s->psid >> a->psid_length == 0 && reserved_ports(b, a->softwire.br) < 65536;
+    return s->psid >> a->psid_length == 0 && reserved_ports(b, a) < 65536;
 }
 
 static int check_entry(const struct builder *b, const struct softwire_entry *e)
@@ -168,7 +170,7 @@ static void lay_out(struct builder *b)
         if (a->psid_length == BINDING_NO_ADDRESS)
             continue;
         uint32_t n = a->first, slots = 1u << a->psid_length;
-        uint32_t reserved = reserved_ports(b, a->softwire.br);
+        uint32_t reserved = reserved_ports(b, a);
         a->reserved = (uint16_t)(reserved < NO_PORTS ? reserved : NO_PORTS);
         a->softwire.br = BINDING_NO_BR;
         a->first = 0;

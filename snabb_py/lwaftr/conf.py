@@ -1,7 +1,7 @@
 """The config of `snabb-py lwaftr`, read from either format.
 
     softwire-config { ... }      the text of the YANG module snabb-softwire-v3
-    key = value                  the old `lwaftr.conf`, which names a `binding-table.txt`
+    key = value                  the old `lwaftr.conf`, which names a binding table
 
 What is wrong is said with file, line, column and what was expected. Imports errors.
 """

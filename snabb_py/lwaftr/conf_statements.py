@@ -117,7 +117,9 @@ class Block:
     def given(self, *keys: str) -> dict[str, Any]:
         """Return those of some leaves that are there, as arguments."""
         return {
-            key.replace("-", "_"): self.values[key] for key in keys if key in self.values
+            key.replace("-", "_"): self.values[key]
+            for key in keys
+            if key in self.values
         }
 
 
@@ -130,7 +132,9 @@ class Reader:
 
     # -- by the tables ---------------------------------------------------------
 
-    def read_block(self, block: Block, schema: Schema, *, is_all: bool = False) -> Block:
+    def read_block(
+        self, block: Block, schema: Schema, *, is_all: bool = False
+    ) -> Block:
         """Read a block's statements up to what ends it."""
         while True:
             kind, key, value = self.text.next_statement()
@@ -175,7 +179,8 @@ class Reader:
         if name in blocks:
             line = self.text.line_of(blocks[name].at)
             self.text.fail(
-                key.at, f"{key.text} with {what.key} {name} is there twice (line {line})"
+                key.at,
+                f"{key.text} with {what.key} {name} is there twice (line {line})",
             )
         blocks[name] = block
 

@@ -46,7 +46,9 @@ def write(config: LwaftrConfig) -> str:
         lines += _indent(_instance(instance))
     lines += _indent(_limits("external-interface", config.external))
     lines += _indent(_limits("internal-interface", config.internal))
-    table = "".join(_STATEMENT.format(*entry) for entry in _entries(config.binding_table))
+    table = "".join(
+        _STATEMENT.format(*entry) for entry in _entries(config.binding_table)
+    )
     return "\n".join(lines) + "\n  binding-table {\n" + table + "  }\n}\n"
 
 
@@ -91,8 +93,10 @@ def _limits(name: str, side: ExternalInterface) -> list[str]:
         f"allow-incoming-icmp {_bool(side.allow_incoming_icmp)};",
         f"generate-icmp-errors {_bool(side.generate_icmp_errors)};",
         f"error-rate-limiting {{ packets {rate.packets}; period {rate.period:.0f}; }}",
-        f"reassembly {{ max-fragments-per-packet {room.max_fragments_per_packet}; "
-        f"max-packets {room.max_packets}; }}",
+        "reassembly {",
+        f"  max-fragments-per-packet {room.max_fragments_per_packet};",
+        f"  max-packets {room.max_packets};",
+        "}",
     ]
     if side.ingress_filter:
         lines.append(f"ingress-filter {_quote(side.ingress_filter)};")

@@ -1,11 +1,9 @@
-"""Binding tables of any size, made up: for tests, benchmarks and trials.
-
-Imports nothing above.
-"""
+"""Binding tables of any size, made up: for tests, benchmarks and trials."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
 from snabb_py.lwaftr.binding_table import Softwire
 
@@ -30,6 +28,10 @@ softwire-config {{
 }}
 """
 
+_IPV4: Final = IPv4Address("193.5.1.0")
+_B4: Final = IPv6Address("fc00:1:2:3::")
+_BR: Final = IPv6Address("fc00::100")
+
 
 @dataclass(frozen=True)
 class MadeUpTable:
@@ -46,9 +48,9 @@ class MadeUpTable:
     naddresses: int
     psid_length: int = 6
     reserved_ports_bit_count: int = 0
-    ipv4: IPv4Address = IPv4Address("193.5.1.0")
-    b4: IPv6Address = IPv6Address("fc00:1:2:3::")
-    br: IPv6Address = IPv6Address("fc00::100")
+    ipv4: IPv4Address = _IPV4
+    b4: IPv6Address = _B4
+    br: IPv6Address = _BR
 
     def softwires(self) -> Iterator[Softwire]:
         """Yield them, by address and PSID."""

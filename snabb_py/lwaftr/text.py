@@ -134,6 +134,8 @@ class Text:
         if size == 0:
             return "the end of the file" if at == len(self.data) else "nothing"
         shown = self.data[at : at + min(size, SHOWN_MAX)].decode(errors="replace")
-        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+        text = "".join(
+            c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown
+        )
         text += "..." if size > SHOWN_MAX else ""
         return text if text[:1] in {'"', "'"} and len(text) > 1 else f'"{text}"'
