@@ -158,6 +158,16 @@ def test_a_row_with_holes_and_a_hash_are_the_same() -> None:
                 assert built.find(ipv4, port) == reference(table, ipv4, port)
 
 
+def test_addresses_that_fall_together_are_spread_by_another_hash() -> None:
+    golden = BindingTable().table.multiplier
+    addresses = [i for i in range(2**20) if i * golden % 2**64 >> 52 == 0]
+    br = IPv6Address(7)
+    table = [Softwire(IPv4Address(i), 0, IPv6Address(i), br) for i in addresses]
+    built = BindingTable(table)
+    assert built.table.multiplier != golden
+    assert [built.find(s.ipv4, 80) for s in table] == table
+
+
 # -- texts ---------------------------------------------------------------------
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
