@@ -274,7 +274,7 @@ def mutate(text: bytes, mutations: list[tuple[int, str, bytes]]) -> bytes:
     return text
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(MUTATIONS, st.booleans())
 def test_a_damaged_text_is_read_or_located(
     mutations: list[tuple[int, str, bytes]], compat: bool
