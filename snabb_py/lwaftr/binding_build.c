@@ -15,14 +15,19 @@ enum {
     LINE = 64,
     MIN_BITS = 1, /* of a hash's slots; 64 - 0 would be no shift */
     NO_PORTS = 65535, /* binding_address.reserved: 65536 are, of a compat table */
+    MAX_PROBES = 64, /* for an address; then another multiplier is tried */
+    MAX_MULTIPLIERS = 16,
     HOLES = 4     /* slots in a row for each softwire, at most; else they are hashed */
 };
+
+static const uint64_t GOLDEN = 0x9e3779b97f4a7c15; /* its fraction, times 2^64 */
 
 struct builder {
     const struct softwire_list *list;
     struct text_error *error;
     bool compat;
     struct binding_table t; /* its addresses are ours until they are copied */
+    uint32_t nmultipliers;  /* that were tried */
     uint32_t limit;         /* of addresses, before the hash grows */
     struct binding_address *last; /* of the entry before: mostly the same */
     uint64_t nrow;
@@ -130,6 +135,21 @@ static int refuse_mixed(const struct builder *b, const struct softwire_entry *e)
     return -EINVAL;
 }
 
+/* Note that a slot was taken; the hash may have to become larger, or another one. */
+static int note_address(struct builder *b, const struct binding_address *taken)
+{
+    uint32_t bits = 64 - b->t.address_shift;
+    uint32_t home = binding_address_slot(&b->t, taken->softwire.ipv4);
+    uint32_t slot = (uint32_t)(taken - b->t.addresses);
+    if (++b->t.naddresses > b->limit)
+        return resize(b, bits + 1);
+    if (((slot - home) & binding_slot_mask(b->t.address_shift)) <= MAX_PROBES ||
+        b->nmultipliers == MAX_MULTIPLIERS)
+        return 0;
+    b->t.multiplier = binding_hash(b->t.seed, ++b->nmultipliers) | 1;
+    return resize(b, bits);
+}
+
 static int count_entry(struct builder *b, const struct softwire_entry *e)
 {
     if (check_entry(b, e))
@@ -140,8 +160,8 @@ static int count_entry(struct builder *b, const struct softwire_entry *e)
             .softwire = {.ipv4 = e->softwire.ipv4, .br = e->reserved},
             .shift = (uint8_t)(16 - e->psid_length - e->reserved),
             .psid_length = e->psid_length};
-        if (++b->t.naddresses > b->limit)
-            return resize(b, 64 - b->t.address_shift + 1);
+        if (note_address(b, a))
+            return -ENOMEM;
         a = find_address(b, e->softwire.ipv4);
     } else if (!b->compat &&
                (a->psid_length != e->psid_length || a->softwire.br != e->reserved)) {
@@ -318,7 +338,7 @@ struct binding_table *binding_table_build(struct softwire_list *list, bool compa
                                           uint64_t seed, struct text_error *error)
 {
     struct builder b = {
-        .list = list, .error = error, .compat = compat, .t = {.seed = seed}};
+        .list = list, .error = error, .compat = compat, .t = {.seed = seed, .multiplier = GOLDEN}};
     struct binding_table *t = NULL;
     if (softwires_sort_ranges(list, error))
         return NULL;

@@ -32,7 +32,8 @@ struct binding_range { /* of addresses that are managed, with softwires or witho
 };
 
 struct binding_table {
-    uint64_t seed;                     /* of both hashes */
+    uint64_t seed;                     /* of the hash of softwires */
+    uint64_t multiplier;               /* of the hash of addresses; odd */
     struct binding_address *addresses; /* a hash; never full */
     struct softwire *row;
     struct softwire *hashed;           /* a hash; never full */

@@ -181,8 +181,7 @@ static int read_br_addresses(struct reader *r)
         if (error || !is_open)
             return error;
         struct text_word word = {.begin = t->at, .at = text_offset(t)};
-        while (!text_is(*t->at, TEXT_ENDS_PROPERTY_WORD))
-            t->at++;
+        t->at = text_pass(t->at, TEXT_ENDS_PROPERTY_WORD, false);
         word.size = word.width = (uint64_t)(t->at - word.begin);
         uint8_t br[16];
         if (text_ipv6(&word, br))

@@ -24,6 +24,15 @@ static inline bool text_is(char c, uint8_t class)
     return text_class[(uint8_t)c] & class;
 }
 
+/* Pass bytes that are of a class, or those that are not; ends at the text's zero. A
+ * pointer of its own: t->at would go through memory at every byte. */
+static inline const char *text_pass(const char *p, uint8_t class, bool is_in)
+{
+    while (text_is(*p, class) == is_in)
+        p++;
+    return p;
+}
+
 static inline uint64_t text_offset(const struct text *t)
 {
     return (uint64_t)(t->at - t->begin);

@@ -7,8 +7,7 @@
 void text_skip_properties(struct text *t)
 {
     for (;;) {
-        while (text_is(*t->at, TEXT_IS_SPACE))
-            t->at++;
+        t->at = text_pass(t->at, TEXT_IS_SPACE, true);
         if (*t->at != '#')
             return;
         const char *newline = memchr(t->at, '\n', (size_t)(t->end - t->at));
@@ -20,8 +19,7 @@ static void read_run(struct text *t, struct text_word *word, uint8_t class, bool
 {
     word->begin = t->at;
     word->at = text_offset(t);
-    while (text_is(*t->at, class) == is_in)
-        t->at++;
+    t->at = text_pass(t->at, class, is_in);
     word->size = word->width = (uint64_t)(t->at - word->begin);
 }
 

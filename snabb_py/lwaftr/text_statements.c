@@ -8,8 +8,7 @@
 static int skip(struct text *t)
 {
     for (;;) {
-        while (text_is(*t->at, TEXT_IS_SPACE))
-            t->at++;
+        t->at = text_pass(t->at, TEXT_IS_SPACE, true);
         if (t->at[0] != '/' || (t->at[1] != '/' && t->at[1] != '*'))
             return 0;
         size_t left = (size_t)(t->end - t->at);
@@ -28,8 +27,7 @@ static int skip(struct text *t)
 static int read_word(struct text *t, struct text_word *word, const char *expected)
 {
     const char *begin = t->at;
-    while (!text_is(*t->at, TEXT_ENDS_STATEMENT_WORD))
-        t->at++;
+    t->at = text_pass(begin, TEXT_ENDS_STATEMENT_WORD, false);
     if (t->at == begin)
         return text_expected(t, expected);
     word->begin = begin;

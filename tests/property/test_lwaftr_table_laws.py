@@ -65,6 +65,7 @@ def reference(
     return {(s.ipv4, s.psid): s for s in table}.get((ipv4, psid))
 
 
+@settings(deadline=None)
 @given(softwires(), st.lists(st.tuples(IPV4, PORTS), max_size=300), st.booleans())
 def test_the_table_is_a_dict(
     table: list[Softwire], others: list[tuple[IPv4Address, int]], compat: bool
@@ -97,6 +98,7 @@ def find_all(
     return [(IPv4Address(s.ipv4), s.psid) if s else None for s in out]
 
 
+@settings(deadline=None)
 @given(softwires(), st.data())
 def test_compat_takes_whatever_is_no_double(
     table: list[Softwire], data: st.DataObject
@@ -116,6 +118,7 @@ def test_compat_takes_whatever_is_no_double(
             assert (got and got.psid) == (expected and expected.psid)
 
 
+@settings(deadline=None)
 @given(softwires().filter(bool), st.data())
 def test_a_double_is_refused(table: list[Softwire], data: st.DataObject) -> None:
     double = data.draw(st.sampled_from(table))._replace(b4=IPv6Address(1))
@@ -125,6 +128,7 @@ def test_a_double_is_refused(table: list[Softwire], data: st.DataObject) -> None
             BindingTable(table, compat=compat)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(IPV4, IPV4), max_size=4), softwires(), st.lists(IPV4))
 def test_ranges_are_managed(
     pairs: list[tuple[IPv4Address, IPv4Address]],
@@ -156,6 +160,16 @@ def test_a_row_with_holes_and_a_hash_are_the_same() -> None:
         for ipv4 in addresses:
             for port in range(0, 65536, 128):
                 assert built.find(ipv4, port) == reference(table, ipv4, port)
+
+
+def test_addresses_that_fall_together_are_spread_by_another_hash() -> None:
+    golden = BindingTable().table.multiplier
+    addresses = [i for i in range(2**20) if i * golden % 2**64 >> 52 == 0]
+    br = IPv6Address(7)
+    table = [Softwire(IPv4Address(i), 0, IPv6Address(i), br) for i in addresses]
+    built = BindingTable(table)
+    assert built.table.multiplier != golden
+    assert [built.find(s.ipv4, 80) for s in table] == table
 
 
 # -- texts ---------------------------------------------------------------------
@@ -210,7 +224,7 @@ CONFIGS = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(CONFIGS)
 def test_what_is_written_is_read(config: LwaftrConfig) -> None:
     with tempfile.NamedTemporaryFile("w", newline="") as file:
@@ -219,6 +233,7 @@ def test_what_is_written_is_read(config: LwaftrConfig) -> None:
         assert conf.read(file.name) == config
 
 
+@settings(deadline=None)
 @given(softwires(reserved=False))
 def test_a_table_that_is_written_is_read(table: list[Softwire]) -> None:
     with tempfile.NamedTemporaryFile("w") as file:
@@ -259,7 +274,7 @@ def mutate(text: bytes, mutations: list[tuple[int, str, bytes]]) -> bytes:
     return text
 
 
-@settings(max_examples=500)
+@settings(max_examples=200, deadline=None)
 @given(MUTATIONS, st.booleans())
 def test_a_damaged_text_is_read_or_located(
     mutations: list[tuple[int, str, bytes]], compat: bool
