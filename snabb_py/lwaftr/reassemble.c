@@ -176,8 +176,13 @@ static enum verdict classify_ipv6(const struct packet *packet, bool compat,
     return FRAGMENT;
 }
 
-/* Who sees what is tunnelled has seen that the frame is sound; what is not is for him
- * to see again. */
+/* A header that is broken is for the core to see: a router would have dropped it (RFC
+ * 1812, 5.2.2), and here it would get a right checksum. */
+static bool is_right_ipv4(const uint8_t *ip, uint32_t size)
+{
+    return ip[0] >> 4 == 4 && checksum_is_right(checksum_add_small(0, ip, size));
+}
+
 static enum verdict classify_tunnelled(const struct packet *packet, bool compat,
                                        struct fragment *fragment)
 {
@@ -186,7 +191,8 @@ static enum verdict classify_tunnelled(const struct packet *packet, bool compat,
     if (load_be16(packet->data + ETHERNET_TYPE) != WIRE_IPV6 ||
         packet->length < offset + WIRE_IPV4_SIZE ||
         ip[IPV6_NEXT_HEADER] != PROTOCOL_IPV4 ||
-        parse_ipv4(packet, offset, compat, fragment) != FRAGMENT)
+        parse_ipv4(packet, offset, compat, fragment) != FRAGMENT ||
+        !is_right_ipv4(packet->data + offset, fragment->header - offset))
         return WHOLE;
     for (uint32_t i = 0; i < 2; i++)
         fragment->key[2 + i] = fragment->subscriber[i] =

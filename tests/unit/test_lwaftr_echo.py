@@ -58,25 +58,29 @@ def echo(
 
 
 def request4(dst: str = MAC, tail: bytes = b"", **ip: Any) -> bytes:
-    header = IP(**({"src": PEER4, "dst": OWN4, "id": 5, "tos": 3, "ttl": 9} | ip))
+    fields: dict[str, Any] = {"src": PEER4, "dst": OWN4, "id": 5, "tos": 3, "ttl": 9}
+    header = IP(**fields | ip)
     ping = ICMP(type=8, id=77, seq=3)
     return bytes(Ether(src=PEER, dst=dst) / header / ping / DATA) + tail
 
 
 def reply4(**ip: Any) -> bytes:
-    header = IP(**({"src": OWN4, "dst": PEER4, "id": 5, "tos": 3, "ttl": 64} | ip))
+    fields: dict[str, Any] = {"src": OWN4, "dst": PEER4, "id": 5, "tos": 3, "ttl": 64}
+    header = IP(**fields | ip)
     pong = ICMP(type=0, id=77, seq=3)
     return bytes(Ether(src=MAC, dst=PEER) / header / pong / DATA)
 
 
 def request6(dst: str = MAC, tail: bytes = b"", **ip: Any) -> bytes:
-    header = IPv6(**({"src": PEER6, "dst": OWN6, "tc": 3, "fl": 5, "hlim": 9} | ip))
+    fields: dict[str, Any] = {"src": PEER6, "dst": OWN6, "tc": 3, "fl": 5, "hlim": 9}
+    header = IPv6(**fields | ip)
     ping = ICMPv6EchoRequest(id=77, seq=3, data=DATA.load)
     return bytes(Ether(src=PEER, dst=dst) / header / ping) + tail
 
 
 def reply6(**ip: Any) -> bytes:
-    header = IPv6(**({"src": OWN6, "dst": PEER6, "tc": 3, "fl": 5, "hlim": 64} | ip))
+    fields: dict[str, Any] = {"src": OWN6, "dst": PEER6, "tc": 3, "fl": 5, "hlim": 64}
+    header = IPv6(**fields | ip)
     pong = ICMPv6EchoReply(id=77, seq=3, data=DATA.load)
     return bytes(Ether(src=MAC, dst=PEER) / header / pong)
 
@@ -85,7 +89,7 @@ def reply6(**ip: Any) -> bytes:
 def test_a_ping_is_answered(bench: PacketBench, compat: bool) -> None:
     assert echo(bench, request4(), compat=compat) == reply4()
     assert echo(bench, request4(flags="DF"), compat=compat) == reply4()
-    options = {"options": [IPOption_Router_Alert()]}
+    options: dict[str, Any] = {"options": [IPOption_Router_Alert()]}
     assert echo(bench, request4(**options), compat=compat) == reply4(**options)
     assert echo(bench, request6(), is_ipv6=True, compat=compat) == reply6()
 

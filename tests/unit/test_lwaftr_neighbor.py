@@ -507,4 +507,4 @@ def test_any_frame(
     for is_ipv6 in (False, True):
         with Neighbor(is_ipv6=is_ipv6, compat=compat) as neighbor:
             heard = neighbor.hear(bytes(frame[:length]))
-            assert heard in (PASS, CONSUMED) or len(bytes(heard)) in (42, 86)  # type: ignore[arg-type]
+            assert heard in (PASS, CONSUMED) or len(bytes(heard)) in (42, 86)

@@ -487,6 +487,8 @@ def test_what_is_no_fragment_passes(kind: int, frame: bytes) -> None:
         ethernet(ipv6(ipv4(b"", field=MF)[:19])),
         ethernet(ipv6(ipv4(b"........", field=MF)))[:-1],
         ethernet(ipv6(ipv4(b"........", field=MF), protocol=17)),
+        ethernet(ipv6(b"\x55" + ipv4(b"........", field=MF)[1:])),
+        ethernet(ipv6(ipv4(b"........", field=MF)[:8] + b"\1" + bytes(19))),
         ethernet(ipv4(b"........", field=MF)),
         bytes(13),
     ],
