@@ -1,8 +1,8 @@
 """Random traffic for a lwAFTR: tables, settings, and packets that mean something there.
 
 Everything is drawn from `Choices`: a random generator for long runs, or hypothesis,
-which then makes what fails small: the first of the options and the lowest number are the
-plainest ones.
+which then makes what fails small: the first of the options and the lowest number are
+the plainest ones.
 """
 
 import itertools
@@ -437,8 +437,7 @@ class Traffic:
         cuts = sorted({self.number(1, max(1, len(payload) // 8)) * 8 for _ in "123"})
         cuts = [0, *(cut for cut in cuts if cut < len(payload)), len(payload)]
         found = [
-            (a, payload[a:b], b < len(payload))
-            for a, b in itertools.pairwise(cuts)
+            (a, payload[a:b], b < len(payload)) for a, b in itertools.pairwise(cuts)
         ]
         if self.once_in(3):
             at = self.number(0, len(found) - 1)
