@@ -19,6 +19,7 @@ from scapy.layers.inet6 import (  # noqa: E402
     ICMPv6ND_NS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
+    ICMPv6TimeExceeded,
     IPv6,
     IPv6ExtHdrFragment,
 )
@@ -106,8 +107,9 @@ def rebuilt_ipv6(packet: bytes, parsed: Any, settings: Settings) -> Any:
 
 def rebuilt_icmpv6(body: bytes, settings: Settings) -> Any:
     own = Ether(dst=settings.internal.mac).dst
-    if body[0] == 1:
-        return ICMPv6DestUnreach(code=5) / Raw(body[8:])
+    errors = {(1, 5): ICMPv6DestUnreach, (3, 1): ICMPv6TimeExceeded}
+    if (body[0], body[1]) in errors:
+        return errors[body[0], body[1]](code=body[1]) / Raw(body[8:])
     if body[0] == 129:
         ident, sequence = u16(body, 4), u16(body, 6)
         return ICMPv6EchoReply(id=ident, seq=sequence, data=body[8:])
