@@ -33,7 +33,8 @@ Pings. Of our addresses are answered if their checksum is right, their source is
     host, and they were sent to one station.
 Fragments. Protocol is part of IPv4's key; the header is the first fragment's; exact
     duplicates do not matter; overlaps and contradictions fail the datagram, and what
-    still comes of it is dropped. Atomic fragments stand alone.
+    still comes begins a new one. Atomic fragments stand alone. After a minute the rest
+    is not waited for, and who sent the first fragment is told, if not from a tunnel.
 """
 
 from collections import Counter
@@ -41,6 +42,7 @@ from collections import Counter
 from tests.lwaftr_model.core import Core
 from tests.lwaftr_model.fragments import (
     Reassembler,
+    cannot_be_cut,
     cut_ipv4,
     cut_ipv6,
     fragment_header,
@@ -98,8 +100,10 @@ class Model:
     def tick(self, now: float) -> None:
         """Let time pass: ask for next hops, forget datagrams."""
         self.now = self.core.now = now
-        for reassembler in (self.reassembler4, self.reassembler6, self.core.inner):
-            reassembler.expire(now)
+        for reassembler in (self.reassembler4, self.reassembler6):
+            for frame in reassembler.forget(now):
+                self.core.expired(frame)
+        self.core.inner.forget(now)
         if self.arp.is_due(now):
             self.egress4(self.arp.request())
         if self.ndp.is_due(now):
@@ -239,12 +243,12 @@ class Model:
         side = self.settings.external
         if side.egress and not side.egress(frame):
             return
-        if must_not_cut(frame, side.mtu):
+        if len(frame) > side.mtu + ETHERNET:
+            self.id4 = (self.id4 + 1) & 0xFFFF
+        if must_not_cut(frame, side.mtu) or cannot_be_cut(frame, side.mtu):
             return
-        cut = len(frame) > side.mtu + ETHERNET
-        self.id4 = (self.id4 + cut) & 0xFFFF
         pieces = list(cut_ipv4(frame, side.mtu, self.id4, compat=self.compat))
-        self.count_pieces(4, len(pieces), cut)
+        self.count_pieces(4, len(pieces))
         self.out4 += [self.tagged(piece, side) for piece in pieces]
 
     def egress6(self, frame: bytes) -> None:
@@ -252,15 +256,14 @@ class Model:
         side = self.settings.internal
         if side.egress and not side.egress(frame):
             return
-        cut = len(frame) > side.mtu + ETHERNET
-        self.id6 = (self.id6 + cut) & 0xFFFFFFFF
+        if len(frame) > side.mtu + ETHERNET:
+            self.id6 = (self.id6 + 1) & 0xFFFFFFFF
         pieces = list(cut_ipv6(frame, side.mtu, self.id6))
-        self.count_pieces(6, len(pieces), cut)
+        self.count_pieces(6, len(pieces))
         self.out6 += [self.tagged(piece, side) for piece in pieces]
 
-    def count_pieces(self, version: int, n: int, cut: bool) -> None:
-        name = f"out-ipv{version}-frag" if cut else f"out-ipv{version}-frag-not"
-        self.counters[name] += n
+    def count_pieces(self, version: int, n: int) -> None:
+        self.counters[f"out-ipv{version}-frag" + ("-not" if n == 1 else "")] += n
 
     def tagged(self, frame: bytes, side: Side) -> bytes:
         if side.vlan is None:

@@ -17,6 +17,7 @@ from tests.lwaftr_model.wire import (
     DESTINATION_OPTIONS,
     DF,
     ETHERNET,
+    ETHERTYPE_IPV4,
     ICMP,
     ICMPV6,
     IPV4,
@@ -36,7 +37,8 @@ TUNNEL = 4
 #: RFC 791 3.2: every link takes packets of so many bytes.
 LEAST_MTU = 68
 UNREACHABLE, TIME_EXCEEDED = (3, 1), (11, 0)
-TOO_BIG = (3, 4)
+TOO_BIG, REASSEMBLY_TIME_EXCEEDED = (3, 4), (11, 1)
+WRONG_SOURCE, REASSEMBLY_TIME_EXCEEDED_IPV6 = (1, 5), (3, 1)
 
 
 class Core:
@@ -65,7 +67,7 @@ class Core:
         self.compat = compat
         self.now = 0.0
         self.table = Table(settings.softwires, compat=compat)
-        limit = self.external.max_fragments
+        limit = self.internal.max_fragments
         self.inner = Reassembler(counters, 4, limit, compat=False)
         self.limiter4 = Limiter(self.external.rate)
         self.limiter6 = Limiter(self.internal.rate)
@@ -166,17 +168,29 @@ class Core:
     def reject(self, ip6: bytes, softwire: Softwire | None) -> None:
         """Drop a tunnel packet that does not come from where its softwire is."""
         self.drop6("drop-no-source-softwire-ipv6", ip6)
+        self.report6(softwire.br if softwire else ip6[24:40], ip6, *WRONG_SOURCE)
+
+    def report6(self, source: bytes, about: bytes, kind: int, code: int) -> None:
+        """Send an ICMPv6 error about a packet that was dropped, if policy lets us."""
         if not self.internal.generate_errors:
             self.counters["drop-out-by-policy-icmpv6-packets"] += 1
             return
-        if not self.compat and not deserves_icmpv6(ip6):
+        if not self.compat and not deserves_icmpv6(about):
             return
-        error = icmpv6_error(softwire.br if softwire else ip6[24:40], ip6)
+        error = icmpv6_error(source, about, kind, code)
         if self.limiter6.allows(self.now):
             self.count("out-icmpv6-error", ETHERNET + len(error))
             self.out6(error)
         else:
             self.count("drop-over-rate-limit-icmpv6", ETHERNET + len(error))
+
+    def expired(self, frame: bytes) -> None:
+        """Tell that the rest of a first fragment has not come (RFC 792, 4443 3.3)."""
+        packet = frame[ETHERNET:]
+        if frame[12:14] == ETHERTYPE_IPV4:
+            self.report(packet, *REASSEMBLY_TIME_EXCEEDED)
+        else:
+            self.report6(packet[24:40], packet, *REASSEMBLY_TIME_EXCEEDED_IPV6)
 
     # ---- from a B4 ----
 

@@ -30,12 +30,13 @@ EXTENSIONS = frozenset((0, 43, 60))
 
 @dataclass(frozen=True)
 class Piece:
-    """A fragment: what comes before its data, the data, where it belongs.
+    """A fragment as a frame: what comes before its data, the data, where it belongs.
 
     Attributes:
         protocol: of the data, where the front does not say so.
     """
 
+    frame: bytes
     front: bytes
     data: bytes
     start: int
@@ -117,14 +118,19 @@ class Reassembler:
         verb, rest = name.split("-", 1)
         self.counters[f"{verb}-ipv{self.version}-frag-{rest}"] += 1
 
-    def expire(self, now: float) -> None:
-        """Forget datagrams whose time is over; Snabb keeps IPv4's."""
+    def forget(self, now: float) -> list[bytes]:
+        """Forget datagrams whose time is over; Snabb keeps IPv4's.
+
+        Returns:
+            First fragments, about which errors are to be sent.
+        """
         if self.compat and self.version == 4:
-            return
-        for key, datagram in list(self.datagrams.items()):
-            if datagram.expires <= now:
-                del self.datagrams[key]
-                self.count("drop-invalid-reassembly")
+            return []
+        late = [key for key, d in self.datagrams.items() if d.expires <= now]
+        pieces = [p for key in late for p in self.datagrams.pop(key).pieces]
+        for _ in late:
+            self.count("drop-invalid-reassembly")
+        return [p.frame for p in pieces if p.start == 0 and not self.compat]
 
     def add(self, key: object, piece: Piece, now: float) -> Datagram | None:
         """Take a fragment; return its datagram if that is whole now."""
@@ -158,10 +164,8 @@ class Reassembler:
 
     def is_done(self, datagram: Datagram) -> bool:
         """Snabb does not know a final fragment without an offset for one."""
-        final = datagram.final
-        if self.compat and not (final and final.start):
-            return False
-        return datagram.is_whole()
+        known = any(p.start and not p.more for p in datagram.pieces)
+        return datagram.is_whole() and (known or not self.compat)
 
     def header_of(self, datagram: Datagram) -> Piece:
         """Return the piece whose header counts: the first one, or the first to come."""
@@ -174,6 +178,7 @@ class Reassembler:
         head = header_length(ip)
         fields = u16(ip, 6)
         piece = Piece(
+            frame,
             frame[: ETHERNET + head],
             ip[head : u16(ip, 2)],
             (fields & OFFSET) * 8,
@@ -193,6 +198,7 @@ class Reassembler:
         head = header_length(ip)
         fields = u16(ip, 6)
         piece = Piece(
+            frame,
             outer + ip[:head],
             ip[head : u16(ip, 2)],
             (fields & OFFSET) * 8,
@@ -203,7 +209,7 @@ class Reassembler:
         if not datagram:
             return None
         front = self.header_of(datagram).front
-        inner = joined_ipv4(front[at:], datagram.payload)
+        inner = joined_ipv4(front[at:], datagram.payload, keep_id=True)
         return with_payload_length(front[:at], len(inner)) + inner
 
     def ipv6(self, frame: bytes, now: float) -> bytes | None:
@@ -212,7 +218,7 @@ class Reassembler:
         end = ETHERNET + IPV6 + u16(frame, ETHERNET + 4)
         front, header, data = frame[:at], frame[at : at + 8], frame[at + 8 : end]
         fields = u16(header, 2)
-        piece = Piece(front, data, fields & 0xFFF8, bool(fields & 1), header[0])
+        piece = Piece(frame, front, data, fields & 0xFFF8, bool(fields & 1), header[0])
         if fields & 0xFFF9 == 0 and not self.compat:  # RFC 6946
             self.count("in-needs-reassembly")
             self.count("in-reassembled")
@@ -236,14 +242,16 @@ def fragment_header(frame: bytes, *, compat: bool) -> int:
     at, protocol = ETHERNET + IPV6, frame[ETHERNET + 6]
     while protocol in EXTENSIONS and not compat and at + 8 <= end:
         protocol, at = frame[at], at + (frame[at + 1] + 1) * 8
-    return at if protocol == FRAGMENT else 0
+    return at if protocol == FRAGMENT and at <= end else 0
 
 
-def joined_ipv4(header: bytes, payload: bytes) -> bytes:
-    """Return a datagram with a fragment's header; its id and DF are not kept."""
+def joined_ipv4(header: bytes, payload: bytes, *, keep_id: bool = False) -> bytes:
+    """Return a datagram with a fragment's header; DF is not kept, nor the id."""
+    ident = header[4:6] if keep_id else bytes(2)
     total = len(header) + len(payload)
     return (
-        with_checksum(header[:2] + total.to_bytes(2) + bytes(4) + header[8:]) + payload
+        with_checksum(header[:2] + total.to_bytes(2) + ident + bytes(2) + header[8:])
+        + payload
     )
 
 
@@ -281,12 +289,16 @@ def cut_ipv4(frame: bytes, mtu: int, ident: int, *, compat: bool) -> Iterator[by
     if frame[12:14] != ETHERTYPE_IPV4 or len(ip) <= mtu:
         yield frame
         return
+    ip = ip[: max(u16(ip, 2), header_length(ip))]
+    if len(ip) <= mtu:
+        yield frame[: ETHERNET + len(ip)]
+        return
     first = header = ip[: header_length(ip)]
     if not compat:
         options = copied_options(first[IPV4:])
         header = bytes([0x40 | (IPV4 + len(options)) // 4]) + first[1:IPV4] + options
     begin, more = 0, 0
-    if is_fragment(ip) and not compat:
+    if is_fragment(ip):
         ident, begin, more = u16(ip, 4), u16(ip, 6) & OFFSET, u16(ip, 6) & MF
     size = (mtu - len(first)) & ~7
     data, at = ip[len(first) :], 0
@@ -312,7 +324,18 @@ def cut_ipv4(frame: bytes, mtu: int, ident: int, *, compat: bool) -> Iterator[by
 def must_not_cut(frame: bytes, mtu: int) -> bool:
     """Say whether a frame is an IPv4 packet with DF and too long."""
     ip = frame[ETHERNET:]
-    return frame[12:14] == ETHERTYPE_IPV4 and len(ip) > mtu and u16(ip, 6) & DF != 0
+    length = min(len(ip), u16(ip, 2))
+    return frame[12:14] == ETHERTYPE_IPV4 and length > mtu and u16(ip, 6) & DF != 0
+
+
+def cannot_be_cut(frame: bytes, mtu: int) -> bool:
+    """Say whether a frame is too long and no packet, or a fragment too far behind."""
+    ip = frame[ETHERNET:]
+    if frame[12:14] != ETHERTYPE_IPV4 or len(ip) <= mtu:
+        return False
+    if not header_length(ip) <= u16(ip, 2) <= len(ip):
+        return True
+    return is_fragment(ip) and (u16(ip, 6) & OFFSET) * 8 + u16(ip, 2) > 0xFFFF
 
 
 def cut_ipv6(frame: bytes, mtu: int, ident: int) -> Iterator[bytes]:

@@ -67,8 +67,9 @@ def icmpv4_error(side: Side, about: bytes, kind: int, code: int, mtu: int) -> by
     return with_checksum(header) + message
 
 
-def icmpv6_error(source: bytes, about: bytes) -> bytes:
-    """Return "source address failed ingress/egress policy", 1/5, about a packet."""
+def icmpv6_error(source: bytes, about: bytes, kind: int, code: int) -> bytes:
+    """Return an error to a packet's source, which quotes the packet."""
     quoted = about[: LONGEST_IPV6 - IPV6 - 8]
     addresses = source + about[8:24]
-    return icmpv6(b"\x60\0\0\0", addresses, 255, b"\1\5\0\0\0\0\0\0" + quoted)
+    message = bytes([kind, code, 0, 0, 0, 0, 0, 0]) + quoted
+    return icmpv6(b"\x60\0\0\0", addresses, 255, message)

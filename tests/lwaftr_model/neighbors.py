@@ -118,11 +118,12 @@ class Ndp(Resolver):
         ip6 = frame[ETHERNET:]
         message = ip6[IPV6 : IPV6 + u16(ip6, 4)]
         sound = (
-            ip6[7] == 255
+            len(message) >= 24
+            and ip6[7] == 255
             and message[1] == 0
             and checksum(pseudo_header(ip6, len(message), ICMPV6) + message) == 0
         )
-        if not sound or message[0] not in (135, 136) or len(message) < 24:
+        if not sound or message[0] not in (135, 136):
             return None
         if message[0] == 135:
             self.count("in-ndp-ns", frame)
@@ -157,9 +158,12 @@ class Ndp(Resolver):
         found = options(message[24:])
         if found is None or message[8:24] != self.side.next_hop:
             return
+        solicited = bool(message[4] & 0x40)
         if not self.compat:
-            self.learn(found.get(2), override=bool(message[4] & 0x20))
-        elif message[4] & 0x40:
+            to_all = frame[ETHERNET + 24] == 0xFF
+            if not (solicited and to_all):  # RFC 4861 7.1.2
+                self.learn(found.get(2), override=bool(message[4] & 0x20))
+        elif solicited:
             self.learn(found.get(2, frame[6:12]), override=False)
 
 
@@ -191,7 +195,7 @@ def echo_ipv4(frame: bytes, side: Side, *, compat: bool) -> bytes | None:
     if ip[9] != ICMP or ip[16:20] != side.ip or ip[size : size + 2] != b"\x08\0":
         return None
     message = ip[size:]
-    if len(message) < 8:
+    if len(message) < 8 or ip[0] >> 4 != 4:
         return None
     single = is_single_ipv4(ip[12:16]) and ip[12:16] != side.ip and not frame[0] & 1
     if not compat and (checksum(message) or not single):
@@ -207,9 +211,10 @@ def echo_ipv6(frame: bytes, side: Side, *, compat: bool) -> bytes | None:
     """Return the reply to a ping of our IPv6 address."""
     ip6 = frame[ETHERNET:]
     source, destination = ip6[8:24], ip6[24:40]
-    message = ip6[IPV6:]
+    end = IPV6 + u16(ip6, 4)
+    message = ip6[IPV6:end]
     wanted = ip6[6] == ICMPV6 and destination == side.ip and message[:2] == b"\x80\0"
-    if not wanted or len(message) < 8:
+    if not wanted or len(message) < 8 or ip6[0] >> 4 != 6:
         return None
     wrong = icmpv6_checksum(source, destination, message)
     single = is_single_ipv6(source) and source not in (side.ip, LOOPBACK)
@@ -218,4 +223,4 @@ def echo_ipv6(frame: bytes, side: Side, *, compat: bool) -> bytes | None:
         return None
     addresses = destination + source
     reply = icmpv6(ip6[:4], addresses, 64, b"\x81\0\0\0" + message[4:])
-    return frame[6:12] + frame[:6] + frame[12:14] + reply
+    return frame[6:12] + frame[:6] + frame[12:14] + reply + ip6[end:]
