@@ -14,22 +14,37 @@ enum {
     EXPIRED_MAX = 32 /* reassemblies that a tick gives up */
 };
 
-/* A burst's common packets on their way out, and what they add to the counters. All that
- * does not change meanwhile is read once: the compiler must think that every byte that
- * is stored in a frame could be part of it. */
+/* A burst between two of the three steps that it takes. Those of the binding table's
+ * lookup are among them, so that what one asks for is there when the next one comes. */
 struct burst {
-    struct lwaftr *lw;
-    struct link *out;
-    bool is_plain_out; /* untagged and without a filter */
-    uint32_t side;     /* out of which */
-    uint64_t ethernet[2];
-    uint32_t n; /* packets that wait in `packets` */
-    uint32_t length; /* bytes of these */
-    uint32_t npackets;
-    uint32_t bytes; /* of frames as they came */
-    uint32_t nfiltered;
-    struct packet *packets[LWAFTR_BURST];
+    struct packet *const *packets;
+    uint32_t n;
+    uint8_t *frames[LWAFTR_BURST]; /* without tags; NULL: no common one */
+    uint32_t addresses[LWAFTR_BURST];
+    uint16_t ports[LWAFTR_BURST];
+    uint32_t slots[LWAFTR_BURST]; /* of the addresses */
+    uint16_t psids[LWAFTR_BURST];
+    const struct softwire *softwires[LWAFTR_BURST];
 };
+
+/* What the common packets of a burst add to the counters. */
+struct sums {
+    uint32_t packets;
+    uint32_t bytes;     /* of frames as they came */
+    uint32_t out_bytes; /* as they went, untagged */
+    uint32_t filtered;  /* on their way out */
+};
+
+/* Where they go: what does not change meanwhile, read once. The compiler must think
+ * that whatever is stored in a frame might be part of it. */
+struct way {
+    uint32_t side;
+    bool is_plain; /* no tag, no filter */
+    uint64_t ethernet[2];
+};
+
+/* What is looked up for a packet that is no common one. */
+static const uint8_t no_ipv4[WIRE_IPV4_SIZE + PORTS_SIZE];
 
 /* ---- frames ---------------------------------------------------------------------- */
 
@@ -69,21 +84,24 @@ static inline uint32_t ip_room(const struct packet *packet, const uint8_t *frame
     return (uint32_t)(packet->data + packet->length - frame) - FRAME_IP;
 }
 
-/* A header without options, right, of a datagram that is whole, fits this room and has
- * ports. `&`, because all of it is true of nearly every packet; version, header length
- * and fragment fields are in one word. */
-static inline bool is_common_ipv4(const uint8_t *ip, uint32_t total, uint32_t room)
+/* A header without options, right, of a datagram that is no fragment and has ports, and
+ * `most` bytes at most. `&`, because all of it is true of nearly every packet; version,
+ * header length and fragment fields are in one word. */
+static inline bool is_common_ipv4(const uint8_t *ip, uint32_t total, uint32_t most)
 {
+    const uint64_t first = htobe64(0x45ull << 56);
+    const uint64_t mask = htobe64(0xffull << 56 | IPV4_IS_FRAGMENT);
     uint64_t word[2];
     uint32_t last;
     memcpy(word, ip, sizeof(word));
     memcpy(&last, ip + sizeof(word), sizeof(last));
-    uint64_t sum = checksum_word(word[0]) + checksum_word(word[1]) + last;
-    uint64_t first = htobe64(0x45ull << 56), mask = htobe64(0xffull << 56 | IPV4_IS_FRAGMENT);
-    return (((word[0] ^ first) & mask) == 0) &
-           (total - (WIRE_IPV4_SIZE + PORTS_SIZE) <=
-            room - (WIRE_IPV4_SIZE + PORTS_SIZE)) &
-           (ip[IPV4_PROTOCOL] != WIRE_ICMP) & checksum_is_right(sum);
+    /* 2^64 is 1 modulo 0xffff: so are carries. */
+    uint64_t sum = word[0] + word[1];
+    sum += sum < word[1];
+    sum += last;
+    sum += sum < last;
+    return (((word[0] ^ first) & mask) == 0) & (total >= WIRE_IPV4_SIZE + PORTS_SIZE) &
+           (total <= most) & (ip[IPV4_PROTOCOL] != WIRE_ICMP) & checksum_is_right(sum);
 }
 
 /* Whether the filter of a side that a frame came in on lets it pass. The filter sees
@@ -107,75 +125,154 @@ static inline bool passes(const struct lwaftr_side *side, const struct packet *p
     return likely(!is_filtering(&side->ingress)) || passes_filter(side, packet, frame);
 }
 
+/* Frames that came from a card are not in the cache; what describes them is. */
 static inline void prefetch_ahead(struct packet *const *packets, uint32_t i, uint32_t n)
 {
-    if (i + 2 * PREFETCH < n)
-        __builtin_prefetch(packets[i + 2 * PREFETCH]);
-    if (i + PREFETCH < n)
-        __builtin_prefetch(packets[i + PREFETCH]->data);
+    __builtin_prefetch(packets[min_u32(i + PREFETCH, n - 1)]->data);
+}
+
+/* ---- the lookup -------------------------------------------------------------------- */
+
+static inline void burst_note(struct burst *burst, const struct binding_table *table,
+                              uint32_t i, uint32_t address, uint16_t port)
+{
+    uint32_t slot = binding_address_slot(table, address);
+    __builtin_prefetch(&table->addresses[slot]);
+    burst->addresses[i] = address;
+    burst->ports[i] = port;
+    burst->slots[i] = slot;
+}
+
+static inline void burst_place(struct burst *burst, const struct binding_table *table)
+{
+    for (uint32_t i = 0; i < burst->n; i++) {
+        const struct binding_address *address =
+            binding_probe(table, burst->addresses[i], burst->slots[i]);
+        burst->softwires[i] =
+            binding_place(table, address, burst->ports[i], &burst->psids[i]);
+        __builtin_prefetch(burst->softwires[i]);
+    }
+}
+
+/* The softwire of a packet; NULL: there is none, or it is no common one. */
+static inline const struct softwire *burst_settle(const struct burst *burst,
+                                                  const struct binding_table *table,
+                                                  uint32_t i)
+{
+    return likely(burst->frames[i] != NULL)
+               ? binding_settle(table, burst->softwires[i], burst->addresses[i],
+                                burst->psids[i])
+               : NULL;
 }
 
 /* ---- out -------------------------------------------------------------------------- */
 
-/* The next hop of a burst; it may become another one while a special packet is dealt
- * with. */
-static inline void burst_address(struct burst *burst)
-{
-    uint16_t type = htobe16(burst->side == LWAFTR_V4 ? WIRE_IPV4 : WIRE_IPV6);
-    uint8_t *header = (uint8_t *)burst->ethernet;
-    neighbor_address(burst->lw->neighbor[burst->side], header);
-    memcpy(header + ETHERNET_TYPE, &type, sizeof(type));
-}
-
-static inline void burst_begin(struct burst *burst, struct lwaftr *lw, uint32_t side)
+static inline struct way way_out(const struct lwaftr *lw, uint32_t side)
 {
     const struct lwaftr_side *config = &lw->config->side[side];
-    burst->lw = lw;
-    burst->side = side;
-    burst->out = lw->out[side].link;
-    burst->is_plain_out = !config->is_tagged && !is_filtering(&config->egress);
-    burst->n = burst->length = 0;
-    burst->npackets = burst->bytes = burst->nfiltered = 0;
-    burst_address(burst);
+    struct way way = {.side = side,
+                      .is_plain = !config->is_tagged && !is_filtering(&config->egress)};
+    uint16_t type = htobe16(side == LWAFTR_V4 ? WIRE_IPV4 : WIRE_IPV6);
+    uint8_t header[16] = {0};
+    neighbor_address(lw->neighbor[side], header);
+    memcpy(header + ETHERNET_TYPE, &type, sizeof(type));
+    memcpy(way.ethernet, header, sizeof(header));
+    return way;
 }
 
-/* What waits goes out before anything else does. */
-static void burst_flush(struct burst *burst)
+/* Common packets that are next to each other go as they are. */
+static void send_run(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
+                     uint32_t n, uint32_t bytes)
 {
-    lwaftr_flush(burst->lw);
-    if (likely(burst->n <= link_writable(burst->out)))
-        link_transmit_known(burst->out, burst->packets, burst->n, burst->length);
+    struct link *out = lw->out[side].link;
+    lwaftr_flush(lw);
+    if (likely(n <= link_writable(out)))
+        link_transmit_known(out, packets, n, bytes);
     else
-        link_transmit_burst(burst->out, burst->packets, burst->n);
-    burst->n = burst->length = 0;
+        link_transmit_burst(out, packets, n);
 }
 
-/* A packet that is like no other goes through all stages, in its turn. */
-static void burst_special(struct burst *burst, uint32_t side, struct packet *packet)
-{
-    burst_flush(burst);
-    lwaftr_input(burst->lw, side, packet);
-    burst_address(burst);
-}
-
-/* Give a packet the Ethernet header in front of `ip`, and send it. */
-static inline void burst_output(struct burst *burst, struct packet *packet, uint8_t *ip,
-                                uint32_t length)
+/* Give a packet the Ethernet header in front of `ip`. */
+static inline void set_frame(const struct way *way, struct packet *packet, uint8_t *ip,
+                             uint32_t length)
 {
     uint8_t *frame = ip - WIRE_ETHERNET_SIZE;
-    memcpy(frame, burst->ethernet, 8);
-    memcpy(frame + 8, &burst->ethernet[1], WIRE_ETHERNET_SIZE - 8);
-    length += WIRE_ETHERNET_SIZE;
+    memcpy(frame, &way->ethernet[0], 8);
+    memcpy(frame + 8, &way->ethernet[1], WIRE_ETHERNET_SIZE - 8);
     /* Metadata of a packet on which nothing rides, at one store; see packet_fresh(). */
     uint64_t word = length | (uint64_t)packet->slot_class << 56;
     packet->data = frame;
     memcpy(&packet->length, &word, sizeof(word));
-    if (likely(burst->is_plain_out)) {
-        burst->packets[burst->n++] = packet;
-        burst->length += length;
-    } else {
-        burst->nfiltered += !lwaftr_output_whole(burst->lw, burst->side, packet);
+}
+
+/* Make a common packet what it becomes, out of the tunnel or into it. Returns how long
+ * the frame is then. */
+static inline uint32_t transform(const struct lwaftr_config *config,
+                                 const struct way *way, struct packet *packet,
+                                 uint8_t *frame, const struct softwire *softwire,
+                                 struct sums *sums)
+{
+    bool is_inbound = way->side == LWAFTR_V6;
+    uint8_t *ip = frame + (is_inbound ? FRAME_IP : FRAME_TUNNELLED), *start = ip;
+    uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH), length = FRAME_IP + total;
+    sums->bytes += length;
+    if (is_inbound) {
+        uint8_t tos = ip[IPV4_TOS];
+        const uint8_t *br = config->table->br[softwire->br];
+        start = ip - WIRE_IPV6_SIZE;
+        length += WIRE_IPV6_SIZE;
+        ipv4_decrement_ttl(ip);
+        ipv6_write_tunnel(start, tos, config->flow_label, total, br, softwire->b4);
+    } else { /* padding in the tunnel is part of what came */
+        sums->bytes += WIRE_IPV6_SIZE - total;
+        sums->bytes += load_be16(frame + FRAME_IP + IPV6_PAYLOAD_LENGTH);
     }
+    set_frame(way, packet, start, length);
+    sums->packets++;
+    sums->out_bytes += length;
+    return length;
+}
+
+/* What came through the right tunnel, and does not turn round here. */
+static inline bool is_for_internet(const struct lwaftr_config *config,
+                                   const struct softwire *softwire, const uint8_t *frame)
+{
+    uint32_t destination = load_be32(frame + FRAME_TUNNELLED + IPV4_DESTINATION);
+    return softwire_matches(config->table, softwire, frame + FRAME_IP) &&
+           !(config->hairpinning &&
+             binding_table_is_managed(config->table, destination));
+}
+
+/* Send what is common of a burst out of a side, and the others through all stages, in
+ * the order in which they came. */
+static inline struct sums burst_send(struct lwaftr *lw, const struct burst *burst,
+                                     uint32_t side)
+{
+    const struct lwaftr_config *config = lw->config;
+    struct packet *const *packets = burst->packets;
+    struct way way = way_out(lw, side);
+    struct sums sums = {0};
+    uint32_t begin = 0, bytes = 0; /* of the run */
+    for (uint32_t i = 0; i < burst->n; i++) {
+        const struct softwire *softwire = burst_settle(burst, config->table, i);
+        uint8_t *frame = burst->frames[i];
+        bool is_common = softwire && (side == LWAFTR_V6 ||
+                                      is_for_internet(config, softwire, frame));
+        if (likely(is_common)) {
+            bytes += transform(config, &way, packets[i], frame, softwire, &sums);
+            if (likely(way.is_plain))
+                continue;
+            sums.filtered += !lwaftr_output_whole(lw, side, packets[i]);
+        } else {
+            send_run(lw, side, packets + begin, i - begin, bytes);
+            lwaftr_input(lw, LWAFTR_V6 - side, packets[i]);
+            way = way_out(lw, side); /* the next hop may be another one */
+        }
+        begin = i + 1;
+        bytes = 0;
+    }
+    send_run(lw, side, packets + begin, burst->n - begin, bytes);
+    return sums;
 }
 
 /* ---- from the internet -------------------------------------------------------------- */
@@ -191,57 +288,37 @@ static inline uint8_t *common_ipv4(const struct lwaftr_config *config,
         return NULL;
     const uint8_t *ip = frame + FRAME_IP;
     uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH), room = ip_room(packet, frame);
-    bool is_common = is_common_ipv4(ip, total, room) & (ip[IPV4_TTL] > 1) &
-                     (total + WIRE_IPV6_SIZE <= config->side[LWAFTR_V6].mtu) &
+    uint32_t most = min_u32(room, config->side[LWAFTR_V6].mtu - WIRE_IPV6_SIZE);
+    bool is_common = is_common_ipv4(ip, total, most) & (ip[IPV4_TTL] > 1) &
                      ((total == room) | !config->compat);
-    return is_common && passes(in, packet, frame) ? frame : NULL;
+    return likely(is_common) && passes(in, packet, frame) ? frame : NULL;
 }
 
 static void burst_from_internet(struct lwaftr *lw, struct packet *const *packets,
                                 uint32_t n)
 {
     const struct lwaftr_config *config = lw->config;
-    const struct binding_table *table = config->table;
-    uint8_t(*const br)[16] = table->br;
-    uint32_t flow_label = config->flow_label;
-    const struct softwire *softwires[LWAFTR_BURST];
-    uint8_t *frames[LWAFTR_BURST];
-    uint32_t addresses[LWAFTR_BURST];
-    uint16_t ports[LWAFTR_BURST];
     struct burst burst;
+    burst.packets = packets;
+    burst.n = n;
     bool is_ready = neighbor_is_known(lw->neighbor[LWAFTR_V6]);
     for (uint32_t i = 0; i < n; i++) {
         prefetch_ahead(packets, i, n);
-        uint8_t *frame = is_ready ? common_ipv4(config, packets[i]) : NULL;
-        frames[i] = frame;
-        addresses[i] = frame ? load_be32(frame + FRAME_IP + IPV4_DESTINATION) : 0;
-        ports[i] = frame ? load_be16(frame + FRAME_IP + WIRE_IPV4_SIZE + 2) : 0;
+        uint8_t *frame = likely(is_ready) ? common_ipv4(config, packets[i]) : NULL;
+        const uint8_t *ip = frame ? frame + FRAME_IP : no_ipv4;
+        burst.frames[i] = frame;
+        burst_note(&burst, config->table, i, load_be32(ip + IPV4_DESTINATION),
+                   load_be16(ip + WIRE_IPV4_SIZE + 2));
     }
-    binding_table_lookup(table, addresses, ports, n, softwires);
-    burst_begin(&burst, lw, LWAFTR_V6);
-    for (uint32_t i = 0; i < n; i++) {
-        const struct softwire *softwire = softwires[i];
-        if (unlikely(frames[i] == NULL || softwire == NULL)) {
-            burst_special(&burst, LWAFTR_V4, packets[i]);
-            continue;
-        }
-        uint8_t *ip = frames[i] + FRAME_IP, *ipv6 = ip - WIRE_IPV6_SIZE;
-        uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
-        uint8_t tos = ip[IPV4_TOS];
-        ipv4_decrement_ttl(ip);
-        ipv6_write_tunnel(ipv6, tos, flow_label, total, br[softwire->br], softwire->b4);
-        burst.npackets++;
-        burst.bytes += FRAME_IP + total;
-        burst_output(&burst, packets[i], ipv6, WIRE_IPV6_SIZE + total);
-    }
-    burst_flush(&burst);
+    burst_place(&burst, config->table);
+    struct sums sums = burst_send(lw, &burst, LWAFTR_V6);
     uint64_t *counters = lw->counters;
-    counters[LWAFTR_IN_IPV4_FRAG_REASSEMBLY_UNNEEDED] += burst.npackets;
-    counters[LWAFTR_IN_IPV4_PACKETS] += burst.npackets;
-    counters[LWAFTR_IN_IPV4_BYTES] += burst.bytes;
-    counters[LWAFTR_OUT_IPV6_PACKETS] += burst.npackets;
-    counters[LWAFTR_OUT_IPV6_BYTES] += burst.bytes + burst.npackets * WIRE_IPV6_SIZE;
-    counters[LWAFTR_OUT_IPV6_FRAG_NOT] += burst.npackets - burst.nfiltered;
+    counters[LWAFTR_IN_IPV4_FRAG_REASSEMBLY_UNNEEDED] += sums.packets;
+    counters[LWAFTR_IN_IPV4_PACKETS] += sums.packets;
+    counters[LWAFTR_IN_IPV4_BYTES] += sums.bytes;
+    counters[LWAFTR_OUT_IPV6_PACKETS] += sums.packets;
+    counters[LWAFTR_OUT_IPV6_BYTES] += sums.out_bytes;
+    counters[LWAFTR_OUT_IPV6_FRAG_NOT] += sums.packets - sums.filtered;
 }
 
 /* ---- from the B4s ------------------------------------------------------------------- */
@@ -259,68 +336,40 @@ static inline uint8_t *common_ipv6(const struct lwaftr_config *config,
     uint32_t payload = load_be16(ipv6 + IPV6_PAYLOAD_LENGTH);
     uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
     uint32_t room = ip_room(packet, frame) - WIRE_IPV6_SIZE;
+    uint32_t most = min_u32(payload, config->side[LWAFTR_V4].mtu);
     uint32_t ecn = ipv6[1] >> 4 & ECN_MASK;
     bool is_common = (ipv6[0] >> 4 == 6) &
                      (ipv6[IPV6_NEXT_HEADER] == WIRE_IPV4_IN_IPV6) & (payload <= room) &
-                     (payload >= WIRE_IPV4_SIZE + PORTS_SIZE) &
                      ((ecn == 0) | (ecn == (ip[IPV4_TOS] & ECN_MASK))) &
-                     is_common_ipv4(ip, total, payload) & (ip[IPV4_TTL] > 0) &
-                     (total <= config->side[LWAFTR_V4].mtu) &
+                     is_common_ipv4(ip, total, most) & (ip[IPV4_TTL] > 0) &
                      ((total == room) | !config->compat);
-    return is_common && passes(in, packet, frame) ? frame : NULL;
-}
-
-/* What came through the right tunnel, and does not turn round here. */
-static inline bool is_for_internet(const struct lwaftr_config *config,
-                                   const struct binding_table *table,
-                                   const struct softwire *softwire, const uint8_t *frame)
-{
-    uint32_t destination = load_be32(frame + FRAME_TUNNELLED + IPV4_DESTINATION);
-    return softwire_matches(table, softwire, frame + FRAME_IP) &&
-           !(config->hairpinning && binding_table_is_managed(table, destination));
+    return likely(is_common) && passes(in, packet, frame) ? frame : NULL;
 }
 
 static void burst_from_b4s(struct lwaftr *lw, struct packet *const *packets, uint32_t n)
 {
     const struct lwaftr_config *config = lw->config;
-    const struct binding_table *table = config->table;
-    const struct softwire *softwires[LWAFTR_BURST];
-    uint8_t *frames[LWAFTR_BURST];
-    uint32_t addresses[LWAFTR_BURST];
-    uint16_t ports[LWAFTR_BURST];
     struct burst burst;
-    uint32_t inner_bytes = 0;
+    burst.packets = packets;
+    burst.n = n;
     bool is_ready = neighbor_is_known(lw->neighbor[LWAFTR_V4]);
     for (uint32_t i = 0; i < n; i++) {
         prefetch_ahead(packets, i, n);
-        uint8_t *frame = is_ready ? common_ipv6(config, packets[i]) : NULL;
-        frames[i] = frame;
-        addresses[i] = frame ? load_be32(frame + FRAME_TUNNELLED + IPV4_SOURCE) : 0;
-        ports[i] = frame ? load_be16(frame + FRAME_TUNNELLED + WIRE_IPV4_SIZE) : 0;
+        uint8_t *frame = likely(is_ready) ? common_ipv6(config, packets[i]) : NULL;
+        const uint8_t *ip = frame ? frame + FRAME_TUNNELLED : no_ipv4;
+        burst.frames[i] = frame;
+        burst_note(&burst, config->table, i, load_be32(ip + IPV4_SOURCE),
+                   load_be16(ip + WIRE_IPV4_SIZE));
     }
-    binding_table_lookup(table, addresses, ports, n, softwires);
-    burst_begin(&burst, lw, LWAFTR_V4);
-    for (uint32_t i = 0; i < n; i++) {
-        if (unlikely(frames[i] == NULL || softwires[i] == NULL) ||
-            unlikely(!is_for_internet(config, table, softwires[i], frames[i]))) {
-            burst_special(&burst, LWAFTR_V6, packets[i]);
-            continue;
-        }
-        uint8_t *ip = frames[i] + FRAME_TUNNELLED, *ipv6 = frames[i] + FRAME_IP;
-        uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH);
-        burst.npackets++;
-        burst.bytes += FRAME_TUNNELLED + load_be16(ipv6 + IPV6_PAYLOAD_LENGTH);
-        inner_bytes += FRAME_IP + total;
-        burst_output(&burst, packets[i], ip, total);
-    }
-    burst_flush(&burst);
+    burst_place(&burst, config->table);
+    struct sums sums = burst_send(lw, &burst, LWAFTR_V4);
     uint64_t *counters = lw->counters;
-    counters[LWAFTR_IN_IPV6_FRAG_REASSEMBLY_UNNEEDED] += burst.npackets;
-    counters[LWAFTR_IN_IPV6_PACKETS] += burst.npackets;
-    counters[LWAFTR_IN_IPV6_BYTES] += burst.bytes;
-    counters[LWAFTR_OUT_IPV4_PACKETS] += burst.npackets;
-    counters[LWAFTR_OUT_IPV4_BYTES] += inner_bytes;
-    counters[LWAFTR_OUT_IPV4_FRAG_NOT] += burst.npackets - burst.nfiltered;
+    counters[LWAFTR_IN_IPV6_FRAG_REASSEMBLY_UNNEEDED] += sums.packets;
+    counters[LWAFTR_IN_IPV6_PACKETS] += sums.packets;
+    counters[LWAFTR_IN_IPV6_BYTES] += sums.bytes;
+    counters[LWAFTR_OUT_IPV4_PACKETS] += sums.packets;
+    counters[LWAFTR_OUT_IPV4_BYTES] += sums.out_bytes;
+    counters[LWAFTR_OUT_IPV4_FRAG_NOT] += sums.packets - sums.filtered;
 }
 
 static void push_burst(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
