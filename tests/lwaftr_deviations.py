@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 
 
 def describe(frame: bytes) -> str:
     """Return a frame in a few words, from the outside inwards."""
-    packet, words = Ether(frame), []
+    packet: Packet = Ether(frame)
+    words = []
     if packet.type == 0x8100:
         packet = packet.payload
     packet = packet.payload
