@@ -70,7 +70,7 @@ def rebuilt_arp(_: bytes, parsed: Any, settings: Settings) -> Any:
 def rebuilt_ipv4(packet: bytes, parsed: Any, settings: Settings) -> Any:
     ip = parsed[IP]
     ours = packet[12:16] == settings.external.ip and packet[9] == 1
-    if ours and not is_fragment(packet) and packet[20] != 0:
+    if ours and not is_fragment(packet) and packet[0] == 0x45 and packet[20] != 0:
         quoted = packet[28:]
         error = ICMP(type=packet[20], code=packet[21], nexthopmtu=u16(packet, 26))
         return IP(src=ip.src, dst=ip.dst, ttl=255, id=0) / error / Raw(quoted)
