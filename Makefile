@@ -47,7 +47,7 @@ san_libraries = $(foreach name,asan ubsan,$(shell $(CC) -print-file-name=lib$(na
 san: build $(venv)/test-installed  ## unit and property tests under ASan and UBSan
 	rm -rf $(san)
 	mkdir -p $(san)
-	cp -a pyproject.toml snabb_py tests $(san)
+	cp -a pyproject.toml examples snabb_py tests $(san)
 	SNABB_SANITIZE=1 $(python) setup.py -q build_ext --force \
 	    --build-lib $(san) --build-temp $(san)/temp
 	cd $(san) && LD_PRELOAD="$(san_libraries)" PYTHONPATH=$(san) PYTHONMALLOC=malloc \

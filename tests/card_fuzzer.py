@@ -3,29 +3,23 @@
     with Episode(seed) as episode:
         episode.run(range(100))
 
-An episode is a card, memory around it, and numbered actions. Each action draws from a
-generator of its own, made of the seed and its number: an episode does the same without
-some of its actions as it does with them, so that the shortest that still fails is found
-by leaving out. After every action, and at the end, the card must be well: see
-`Episode.check` and `Episode.check_end`.
+An episode is a card, memory around it, and numbered actions. After every action, and at
+the end, the card must be well: see `Episode.check` and `Episode.check_end`.
 
 The same through a socket is `tests.vfio_fuzzer`; `scripts/verify/fuzz-card` runs both.
 """
 
-import gc
 import os
 import random
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from snabb_py._native import ffi, lib
 from snabb_py.nic.model82599 import COUNTERS, READ, WRITE
 from snabb_py.nic.registers import REGISTERS, offset
+from tests import episodes
 from tests.card_host import (
     CONTEXT,
     DATA,
@@ -40,16 +34,14 @@ from tests.card_host import (
     VLE,
     CardHost,
 )
+from tests.episodes import FILE_NAME, PAGE, flip
 
-PAGE = 4096
 MARGIN = 256
 PATTERN = 0xA5
 #: Of memory that is always there at first.
 MAIN = 256 * 1024
 #: Of memory that the card gets at the end alone, to show that it is well.
 FINAL = 64 * 1024
-#: What the kernel calls our files: their mappings are found by it.
-FILE_NAME = "hostile"
 #: Most ns that an episode lasts: years.
 LATEST = 2**61
 
@@ -164,40 +156,6 @@ class Ring:
     iova: int
     n: int
     tail: int = 0
-
-
-@dataclass
-class Totals:
-    """What was done, by kind, and every counter that was seen."""
-
-    done: Counter[str] = field(default_factory=Counter)
-    seen: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: "Totals") -> None:
-        self.done.update(other.done)
-        self.seen.update(other.seen)
-
-
-def shared_mappings() -> int:
-    """Return how many mappings of our files the process has."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    return sum(f"memfd:{FILE_NAME}" in line for line in lines)
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def flip(rng: random.Random, data: bytes, most: int = 4) -> bytes:
-    """Return data with some bytes changed."""
-    if not data:
-        return data
-    changed = bytearray(data)
-    for _ in range(rng.randint(1, most)):
-        changed[rng.randrange(len(changed))] = rng.choice(
-            (0, 0xFF, rng.getrandbits(8), 1 << rng.randrange(8))
-        )
-    return bytes(changed)
 
 
 def frame_of(rng: random.Random, mac: bytes) -> bytes:
@@ -344,7 +302,7 @@ class HostileHost(CardHost):
         return rng.choice((0, 2**64 - 1, 2**64 - n, rng.getrandbits(64)))
 
 
-class Episode:
+class Episode(episodes.Episode):
     """A card that a hostile host has, from its beginning to its end.
 
     Args:
@@ -352,17 +310,12 @@ class Episode:
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.totals = Totals()
-        self.done = self.totals.done
+        super().__init__(seed)
         self.before = [0] * len(COUNTERS)
         self.rings: dict[tuple[str, int], Ring] = {}
         self.taken: list[Any] = []
         self.eventfds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
         self.host = HostileHost()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self,
@@ -378,19 +331,6 @@ class Episode:
                 file.close()
             for fd in self.eventfds:
                 os.close(fd)
-
-    def run(self, actions: Iterable[int]) -> Totals:
-        """Do these actions and judge the card after each and at the end."""
-        for number in actions:
-            rng = random.Random(f"{self.seed}/{number}")  # noqa: S311 - repeatable
-            action = self.BEGINNING[number] if number < len(self.BEGINNING) else None
-            if action is None or rng.random() < 0.1:
-                (action,) = rng.choices(self.ACTIONS, self.WEIGHTS)
-            action(self, rng)
-            self.done["actions"] += 1
-            self.check()
-        self.check_end()
-        return self.totals
 
     # -- judging ---------------------------------------------------------------
 
@@ -905,9 +845,12 @@ class Episode:
         self.set("RDT", self.host.get("RDH"))
         self.arrive(rng)
 
-    Action = Callable[["Episode", random.Random], None]
-    BEGINNING: ClassVar[tuple[Action, ...]] = (start, receive_ring, transmit_ring)
-    WEIGHTED: ClassVar[dict[Action, int]] = {
+    BEGINNING: ClassVar[tuple[episodes.Action, ...]] = (
+        start,
+        receive_ring,
+        transmit_ring,
+    )
+    WEIGHTED: ClassVar[dict[episodes.Action, int]] = {
         start: 10,
         receive_ring: 8,
         transmit_ring: 12,
@@ -931,29 +874,3 @@ class Episode:
         starve: 2,
         choke: 2,
     }
-    ACTIONS: ClassVar[tuple[Action, ...]] = tuple(WEIGHTED)
-    WEIGHTS: ClassVar[tuple[int, ...]] = tuple(WEIGHTED.values())
-
-
-def run_episode(
-    make: Callable[[int], Any], seed: int, actions: Iterable[int]
-) -> Totals:
-    """Run one episode and judge what it leaves behind.
-
-    Args:
-        make: `Episode`, or that of `tests.vfio_fuzzer`.
-        seed: of the episode.
-        actions: to do.
-
-    Raises:
-        AssertionError: the card or its process was hurt.
-    """
-    gc.collect()
-    before = open_files()
-    with make(seed) as episode:
-        totals: Totals = episode.run(actions)
-    del episode
-    gc.collect()  # an engine closes its last file descriptor when it is gone
-    assert open_files() == before, "file descriptors are left"
-    assert shared_mappings() == 0, "mappings are left"
-    return totals

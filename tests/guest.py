@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "test-guest"
 BOOT_TIMEOUT = 90.0
@@ -220,6 +220,9 @@ class Guest:
         self._port, port = socket.socketpair()
         self._port.settimeout(GRACE)
         self._kill_port, kill_port = socket.socketpair()
+        self._monitor, monitor = socket.socketpair()
+        self._monitor.settimeout(GRACE)
+        self._monitor_lines = self._monitor.makefile()
         self._received = b""
         self._files = tempfile.TemporaryDirectory(
             prefix="snabb-guest-", ignore_cleanup_errors=True
@@ -230,12 +233,14 @@ class Guest:
         self.share.chmod(0o1777)  # tcpdump, for one, writes as a user of its own
         (self.share / ".agent").write_text(AGENT)
         try:
-            with port, kill_port, self._console.open("wb") as console:
+            with port, kill_port, monitor, self._console.open("wb") as console:
                 self.process = subprocess.Popen(
                     [
                         *("setpriv", "--pdeathsig", "KILL"),
                         *self._machine(files, memory, cpus, iommu, kernel_args),
                         *self._agent_ports(port, kill_port),
+                        *("-chardev", f"socket,id=monitor,fd={monitor.fileno()}"),
+                        *("-object", "monitor-qmp,id=qmp,chardev=monitor"),
                         *self._shares(files),
                         *self._cards(cards),
                         *extra,
@@ -243,7 +248,7 @@ class Guest:
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=console,
-                    pass_fds=[port.fileno(), kill_port.fileno()],
+                    pass_fds=[end.fileno() for end in (port, kill_port, monitor)],
                 )
         except BaseException:
             self._remove()
@@ -392,6 +397,36 @@ class Guest:
         self._send("echo o >/proc/sysrq-trigger")  # there may be no reply
         self.process.wait(timeout)
 
+    def reboot(self, *, is_told: bool = True, timeout: float = BOOT_TIMEOUT) -> None:
+        """Boot it once more, on the cards that it has; what it ran is gone.
+
+        Args:
+            is_told: its kernel stops all drivers before; else the machine is reset.
+            timeout: seconds.
+        """
+        self._ask_monitor("qmp_capabilities")
+        # Only now: a kernel that panics must not boot again and again.
+        self._ask_monitor("set-action", reboot="reset")
+        if is_told:
+            self._send("chroot /proc/1/root /bin/reboot -f")
+        else:
+            self._ask_monitor("system_reset")
+        deadline = time.monotonic() + timeout
+        while self._read_line(deadline, "reboot") != b"ready":
+            pass
+        self._ask_monitor("set-action", reboot="shutdown")
+
+    def _ask_monitor(self, command: str, **arguments: str) -> None:
+        request = {"execute": command, "arguments": arguments}
+        self._monitor.sendall(json.dumps(request).encode() + b"\n")
+        reply: dict[str, Any] = {}
+        while "return" not in reply:  # greetings and events come in between
+            assert "error" not in reply, (request, reply)
+            line = self._monitor_lines.readline()
+            if not line:
+                raise GuestError(self._describe(f"{command}: QEMU has ended"))
+            reply = json.loads(line)
+
     def kill(self) -> None:
         """Kill QEMU: cards see their client disappear."""
         self.process.kill()
@@ -406,6 +441,8 @@ class Guest:
     def _remove(self) -> None:
         self._port.close()
         self._kill_port.close()
+        self._monitor_lines.close()
+        self._monitor.close()
         self._files.cleanup()
 
     # ---- the agent's port

@@ -150,8 +150,8 @@ class Harness:
         values = zip(self.app.counters, self._counters, strict=False)
         return {name: n for name, n in values if n}
 
-    def send(self, frames: Iterable[bytes], **metadata: int) -> None:
-        """Put frames on the first input, with this metadata."""
+    def send(self, frames: Iterable[bytes], port: int = 0, **metadata: int) -> None:
+        """Put frames on an input, the first if none is told, with this metadata."""
         for frame in frames:
             packet = lib.engine_packet_alloc(self.freelist, len(frame))
             assert packet, "the pool has run dry"
@@ -159,7 +159,7 @@ class Harness:
             for name, value in metadata.items():
                 setattr(packet, name, value)
             sent = lib.engine_link_transmit(
-                self.inputs[0], ffi.new("struct packet *[]", [packet]), 1
+                self.inputs[port], ffi.new("struct packet *[]", [packet]), 1
             )
             assert sent, "the input is full"
 
@@ -177,10 +177,10 @@ class Harness:
         """Return what the app says when its worker wants to sleep."""
         return int(self.app.ops.arm(self.struct, ffi.new("struct wake *")))
 
-    def received(self) -> list[bytes]:
-        """Take all frames off the first output."""
+    def received(self, port: int = 0) -> list[bytes]:
+        """Take all frames off an output, the first if none is told."""
         packets = ffi.new("struct packet *[]", lib.LINK_CAPACITY)
-        n = lib.engine_link_receive(self.outputs[0], packets, lib.LINK_CAPACITY)
+        n = lib.engine_link_receive(self.outputs[port], packets, lib.LINK_CAPACITY)
         frames = [bytes(ffi.buffer(p.data, p.length)) for p in packets[0:n]]
         for packet in packets[0:n]:
             lib.engine_packet_free(self.freelist, packet)

@@ -36,8 +36,8 @@ class Testpmd:
         device = f"net_virtio_user0,path={path}{',' if options else ''}{options}"
         self._output: list[str] = []
         self.process = subprocess.Popen(
-            ["stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{cpus},1@{cpus}",
-             "--no-pci", "--no-huge", "-m", "64",
+            ["setpriv", "--pdeathsig", "KILL", "stdbuf", "-oL", "dpdk-testpmd",
+             "--lcores", f"0@{cpus},1@{cpus}", "--no-pci", "--no-huge", "-m", "64",
              f"--file-prefix=guest{os.getpid()}", f"--vdev={device}", "--",
              "-i", f"--forward-mode={mode}", "--auto-start", "--nb-cores=1",
              "--total-num-mbufs=4096", "--disable-link-check",

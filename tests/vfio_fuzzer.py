@@ -6,11 +6,10 @@
 The server is the real one, and so is the worker that steps the card, with a source
 and a sink at its wire. The client is this thread; another writes to registers
 meanwhile, and now and then a client that is a process of its own is killed in the
-middle of its work. As in `tests.card_fuzzer`, each action has a generator of its own;
-unlike there, threads see to it that an episode does not do the very same again.
+middle of its work. Unlike with `tests.card_fuzzer`, threads see to it that an episode
+does not do the very same again.
 """
 
-import array
 import contextlib
 import os
 import random
@@ -23,10 +22,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from snabb_py._native import lib
 from snabb_py.apps.basic import Sink, Source
@@ -35,16 +34,9 @@ from snabb_py.engine.engine import Engine
 from snabb_py.nic.model82599 import Card, SoftwareCard
 from snabb_py.nic.registers import offset
 from snabb_py.nic.vfio_user import Server, Servers
-from tests import vfio_client
-from tests.card_fuzzer import (
-    FILE_NAME,
-    PAGE,
-    Totals,
-    any_register,
-    any_value,
-    flip,
-    shared_mappings,
-)
+from tests import episodes, vfio_client
+from tests.card_fuzzer import any_register, any_value
+from tests.episodes import PAGE, flip, memfd, send, shared_mappings, some_file
 from tests.vfio_client import (
     BAR0,
     BAR2,
@@ -106,43 +98,6 @@ while True:
 """
 
 
-def memfd(pages: int) -> int:
-    fd = os.memfd_create(FILE_NAME)
-    os.ftruncate(fd, pages * PAGE)
-    return fd
-
-
-@contextlib.contextmanager
-def some_file(rng: random.Random) -> Iterator[int]:
-    """Give a file descriptor of any kind: of a guest's memory, or of something else."""
-    kind = rng.randrange(10)
-    others: list[int] = []
-    if kind < 3:
-        fd = memfd(rng.choice((1, 2, NPAGES)))
-    elif kind == 3:
-        fd = memfd(2)
-        os.ftruncate(fd, rng.choice((0, 1, PAGE, PAGE + 1)))
-    elif kind == 4:
-        fd, *others = os.pipe()
-    elif kind == 5:
-        left, right = socket.socketpair()
-        fd, others = left.detach(), [right.detach()]
-    elif kind == 6:
-        fd = os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY)  # noqa: S108 - any will do
-    elif kind == 7:
-        writable = memfd(4)
-        fd, others = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY), [writable]
-    elif kind == 8:
-        fd = os.open(rng.choice(("/dev/null", "/dev/zero")), os.O_RDWR)
-    else:
-        fd = os.eventfd(rng.choice((0, 2**32 - 1)), rng.choice((0, os.EFD_NONBLOCK)))
-    try:
-        yield fd
-    finally:
-        for one in (fd, *others):
-            os.close(one)
-
-
 class Disturber:
     """A thread that writes to registers while everything else goes on."""
 
@@ -175,7 +130,7 @@ class Disturber:
         assert not self._thread.is_alive(), "a thread that writes to registers hangs"
 
 
-class Episode:
+class Episode(episodes.Episode):
     """A card that is served to hostile clients, from its beginning to its end.
 
     Args:
@@ -183,9 +138,7 @@ class Episode:
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.totals = Totals()
-        self.done = self.totals.done
+        super().__init__(seed)
         self.log: list[str] = []
         self.ahead = 0.0
         self.client: VfioClient | None = None
@@ -213,9 +166,6 @@ class Episode:
             undo.callback(self.disturber.stop)
             self._undo = undo.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -229,17 +179,12 @@ class Episode:
         for fd in (self.memory, *self.eventfds):
             os.close(fd)
 
-    def run(self, actions: Iterable[int]) -> Totals:
-        """Do these actions; then the card must serve the next client as the first."""
-        for number in actions:
-            rng = random.Random(f"{self.seed}/{number}")  # noqa: S311 - repeatable
-            (action,) = rng.choices(self.ACTIONS, self.WEIGHTS)
-            with contextlib.suppress(EOFError, ConnectionError):
-                action(self, rng)
-            self.done["actions"] += 1
-            assert not self.server.counters["closed-internal-connections"], self.log
-        self.check_end()
-        return self.totals
+    def act(self, action: episodes.Action, rng: random.Random) -> None:
+        with contextlib.suppress(EOFError, ConnectionError):
+            action(self, rng)
+
+    def check(self) -> None:
+        assert not self.server.counters["closed-internal-connections"], self.log
 
     # -- judging ---------------------------------------------------------------
 
@@ -393,7 +338,7 @@ class Episode:
 
     def map_memory(self, rng: random.Random) -> None:
         """Files of all kinds; one may shrink afterwards."""
-        with some_file(rng) as fd, some_file(rng) as other:
+        with some_file(rng, NPAGES) as fd, some_file(rng, NPAGES) as other:
             iova = rng.choice((0, PAGE, 2**32, 2**64 - PAGE, rng.getrandbits(64)))
             size = rng.choice((PAGE, 2 * PAGE, NPAGES * PAGE, 0, 1, 2**63, 2**64 - 1))
             body = vfio_client.map_body(
@@ -428,7 +373,7 @@ class Episode:
         os.ftruncate(self.memory, NPAGES * PAGE)
 
     def interrupts(self, rng: random.Random) -> None:
-        with some_file(rng) as fd:
+        with some_file(rng, NPAGES) as fd:
             n = rng.choice((0, 1, 2, 4))
             fds = rng.choice((self.eventfds[:n], [], [fd], [fd] * 17))
             body = vfio_client.irqs_body(
@@ -512,7 +457,7 @@ class Episode:
             size = rng.choice((None, None, 0, 15, 16, 2**32 - 1, 4128, 4129))
             if size is not None and rng.random() < 0.3:
                 data = data[:4] + struct.pack("<I", size) + data[8:]
-            self.send(client, data, rng.choice((fds, fds, [], [self.memory] * 5)))
+            send(client.sock, data, rng.choice((fds, fds, [], [self.memory] * 5)))
         self.leave(rng)
 
     def crumble(self, rng: random.Random) -> None:
@@ -521,21 +466,8 @@ class Episode:
         data, _ = self.valid(rng)
         for i in range(len(data)):
             fds = [self.memory] * rng.choice((0, 0, 1, 16))
-            self.send(client, data[i : i + 1], fds)
+            send(client.sock, data[i : i + 1], fds)
         self.leave(rng)
-
-    def send(self, client: VfioClient, data: bytes, fds: list[int]) -> None:
-        """Send without waiting for a server that does not read any more."""
-        rights = array.array("i", fds)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
-        timeout = client.sock.gettimeout()
-        client.sock.setblocking(False)
-        try:
-            client.sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            pass
-        finally:
-            client.sock.settimeout(timeout)
 
     def leave(self, rng: random.Random) -> None:
         """Go: at once, or half, or with replies unread, or after a while."""
@@ -557,7 +489,7 @@ class Episode:
         client = self.connected()
         body = vfio_client.region_body(CONFIG, 0, 4096)
         for _ in range(400):
-            self.send(client, vfio_client.message(REGION_READ, body), [])
+            send(client.sock, vfio_client.message(REGION_READ, body), [])
         if rng.random() < 0.3:
             before = self.server.counters["closed-unread-connections"]
 
@@ -578,7 +510,7 @@ class Episode:
         for _ in range(rng.choice((1, 5, 30))):
             with contextlib.suppress(OSError), VfioClient(self.server.path) as other:
                 if rng.random() < 0.5:
-                    self.send(other, vfio_client.message(RESET), [self.memory])
+                    send(other.sock, vfio_client.message(RESET), [self.memory])
 
     def exhaust(self, rng: random.Random) -> None:
         """No file descriptors are left for what a client brings, or for a client."""
@@ -593,7 +525,7 @@ class Episode:
                 if rng.random() < 0.5:
                     body = vfio_client.map_body(2**50, PAGE)
                     fds = [self.memory] * rng.choice((1, 16))
-                    self.send(client, vfio_client.message(DMA_MAP, body), fds)
+                    send(client.sock, vfio_client.message(DMA_MAP, body), fds)
                 with contextlib.suppress(BlockingIOError):
                     late.connect(str(self.server.path))
                 time.sleep(0.02)
@@ -622,8 +554,7 @@ class Episode:
         victim.stdout.close()
         self.done["kills"] += 1
 
-    Action = Callable[["Episode", random.Random], None]
-    WEIGHTED: ClassVar[dict[Action, int]] = {
+    WEIGHTED: ClassVar[dict[episodes.Action, int]] = {
         drive: 16,
         registers: 8,
         region: 10,
@@ -641,5 +572,3 @@ class Episode:
         exhaust: 1,
         kill: 1,
     }
-    ACTIONS: ClassVar[tuple[Action, ...]] = tuple(WEIGHTED)
-    WEIGHTS: ClassVar[tuple[int, ...]] = tuple(WEIGHTED.values())

@@ -3,6 +3,8 @@
 
 #include "snabb_py/apps/basic.h"
 
+#include "snabb_py/engine/offload.h"
+
 _Static_assert(sizeof(((struct sink_state *)0)->seen) * 8 == SEQUENCE_WINDOW,
                "one bit a number");
 
@@ -345,13 +347,28 @@ const struct app_ops sample_ops = {.push = sample_push};
 
 /* ---- Police -------------------------------------------------------------- */
 
-/* Bytes that a packet takes on the wire; a super-frame as the segments it becomes. */
-static double police_cost(const struct packet *packet, uint32_t overhead)
+/* Pay for a packet's bytes on the wire. Of a super-frame each segment pays, as it would
+ * behind the card that cuts it, and those for which nothing is left are cut off: dropped
+ * whole, it would take a TCP dozens of segments back for one too many. Returns how many
+ * were cut off; -1: the packet is to be dropped. */
+static int32_t police_pay(struct packet *packet, uint32_t overhead, double *tokens)
 {
-    uint32_t segments = 1;
-    if (unlikely(packet->gso_type && packet->gso_size))
-        segments = (packet->length + packet->gso_size - 1) / packet->gso_size;
-    return (double)packet->length + (double)segments * overhead;
+    struct segments segments;
+    double cost = (double)packet->length + overhead;
+    if (unlikely(packet->gso_type) && packet_count_segments(packet, &segments)) {
+        double each = (double)segments.length + overhead;
+        cost = (segments.n - 1) * each + segments.last + overhead;
+        if (cost > *tokens && *tokens >= each) {
+            uint32_t n = min_u32((uint32_t)(*tokens / each), segments.n - 1);
+            packet_keep_segments(packet, n);
+            *tokens -= n * each;
+            return (int32_t)(segments.n - n);
+        }
+    }
+    if (cost > *tokens)
+        return -1;
+    *tokens -= cost;
+    return 0;
 }
 
 /* A token bucket (RFC 2697 with one colour): filled at the rate up to the burst, a
@@ -374,9 +391,9 @@ static uint32_t police_push(struct app *app)
     }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < n; i++) {
-        double cost = police_cost(burst[i], config->overhead);
-        if (cost <= tokens) {
-            tokens -= cost;
+        int32_t cut = police_pay(burst[i], config->overhead, &tokens);
+        if (cut >= 0) {
+            app->counters[POLICE_DROP_POLICED_SEGMENTS] += (uint32_t)cut;
             burst[kept++] = burst[i];
         } else {
             packet_free(in->freelist, burst[i]);

@@ -18,6 +18,9 @@ SEQUENCE_OFFSET = 14
 #: Bytes on the wire beside a frame: preamble and delimiter 8, FCS 4, gap 12.
 WIRE_OVERHEAD = 24
 
+#: What a policer lets pass at once, in ns of its rate.
+BURST_NS = 250e6
+
 
 def test_frame(size: int) -> bytes:
     """Return a frame of `size` bytes (14 to 65535, FCS not counted) to nobody.
@@ -247,17 +250,20 @@ class Police(App):
 
     Args:
         rate_gbps: 10^9 bits a second on the wire, as all Gbps here: preamble, FCS and
-            gap count 24 bytes a packet. A super-frame counts as its segments.
-        burst_bytes: what may pass at once after a pause; default 10 ms of the rate,
-            128 KiB at least, so that one super-frame always fits.
+            gap count 24 bytes a packet. A super-frame counts as its segments, and
+            those that are too many are cut off.
+        burst_bytes: what may pass at once after a pause; default 250 ms of the rate,
+            128 KiB at least: a TCP that has lost too much waits for 200 ms (Linux's
+            least timeout), and what it had not used by then would be lost to it.
         overhead_bytes: instead of the 24.
 
-    Counters: `drop-policed`.
+    Counters: `drop-policed`, `drop-policed-segments` (cut off super-frames whose first
+    ones passed).
     """
 
     inputs = Ports("rx")
     outputs = Ports("tx")
-    counters = ("drop-policed",)
+    counters = ("drop-policed", "drop-policed-segments")
     ops = ffi.addressof(lib.police_ops)
     reconfigurable = True
 
@@ -273,7 +279,7 @@ class Police(App):
         check_range("overhead_bytes", overhead_bytes, 0, 1000)
         rate = rate_gbps / 8  # bytes per ns
         if burst_bytes is None:
-            burst_bytes = max(int(rate * 10e6), 128 * 1024)
+            burst_bytes = max(int(rate * BURST_NS), 128 * 1024)
         check_range("burst_bytes", burst_bytes, 1, 2**40)
         self.config: Any = ffi.new(
             "struct police_config *",

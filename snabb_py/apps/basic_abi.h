@@ -79,5 +79,9 @@ struct police_state {
     uint64_t since; /* ns */
 };
 
-enum { POLICE_DROP_POLICED, POLICE_NCOUNTERS };
+enum {
+    POLICE_DROP_POLICED,
+    POLICE_DROP_POLICED_SEGMENTS, /* of super-frames whose first ones passed */
+    POLICE_NCOUNTERS
+};
 extern const struct app_ops police_ops;

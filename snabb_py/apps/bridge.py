@@ -49,14 +49,13 @@ class BridgePort:
         """
         if self.vlan is not None:
             check_range("vlan", self.vlan, 0, VLAN_MAX)
-        for vlan in self.trunk:
-            check_range("trunk", vlan, 1, VLAN_MAX)
+        if self.trunk:  # of up to all VLANs: its ends tell
+            check_range("trunk", min(self.trunk), 1, VLAN_MAX)
+            check_range("trunk", max(self.trunk), 1, VLAN_MAX)
         if self.vlan in self.trunk:
             raise ConfigError(f"vlan: {self.vlan} is in the trunk, too")
         if self.vlan is None and not self.trunk:
             raise ConfigError("vlan: a port without a VLAN gets nothing")
-        if self.check_source and not self.macs:
-            raise ConfigError("check_source: needs macs, or nothing may be sent")
         check_range("limit", self.limit, 0, 2**20)
 
     @property
@@ -153,8 +152,12 @@ class Bridge(App):
                 "serial": 1,
             },
         )
-        for name, row in zip(self.inputs.names, self.config.ports, strict=True):
-            self._fill(row, self.ports.get(name, BridgePort()))
+        rows = self.config.ports
+        self._fill(rows[0], BridgePort())
+        for n in range(1, lib.BRIDGE_PORTS):
+            rows[n] = rows[0]
+        for name, port in self.ports.items():
+            self._fill(rows[self.inputs.names.index(name)], port)
         nbuckets = 1 << (room - 1).bit_length() - 2
         self.entries: Any = new_aligned(
             "struct bridge_entry[]", nbuckets * lib.BRIDGE_WAYS

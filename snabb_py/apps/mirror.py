@@ -34,13 +34,14 @@ class Mirror(App):
     ops = ffi.addressof(lib.mirror_ops)
 
 
-def add_mirror(
+def add_mirror(  # noqa: PLR0913 - two apps and where they run
     config: Config,
     name: str,
     path: str | os.PathLike[str],
     *,
     label: str = "",
     worker: int | None = None,
+    writer: int | None = None,
 ) -> None:
     """Add a Mirror and the writer of its copies, linked with each other.
 
@@ -49,11 +50,12 @@ def add_mirror(
         name: of the Mirror.
         path: of the capture file.
         label: the interface's name in the file.
-        worker: that writes the file: another one than that of the traffic, if there is
-            one, or a slow disk holds the traffic up.
+        worker: of the traffic.
+        writer: the worker that writes the file: another one, if there is one, or a slow
+            disk holds the traffic up.
     """
-    writer = f"{name}-file"
-    config.app(name, Mirror)
-    config.app(writer, PcapngWriter, worker=worker, path=os.fspath(path), name=label)
+    file = f"{name}-file"
+    config.app(name, Mirror, worker=worker)
+    config.app(file, PcapngWriter, worker=writer, path=os.fspath(path), name=label)
     for way in ("to", "from"):
-        config.link(f"{name}.copy_{way} -> {writer}.{way}")
+        config.link(f"{name}.copy_{way} -> {file}.{way}")

@@ -24,8 +24,6 @@ from snabb_py.nic.model82599 import MAC_PREFIX, Card, LocalSoftwareCard
 #: What a breath takes of modelled time, where card and driver share a worker: about 30
 #: of the smallest packets at line rate.
 INLINE_BREATH_NS = 2000
-#: The worker of software cards that run by themselves.
-SIM_WORKER = 1
 #: Packets for each software card: rings, links, and a full packet buffer.
 SIM_PACKETS = 16384
 CARD_OPTIONS = ("ring", "mtu", "mac")
@@ -198,6 +196,7 @@ def attach_wire(  # noqa: PLR0913 - what a card and its wire are
     number: int = 0,
     is_inline: bool = False,
     targets: Sequence[Target] = (),
+    nworkers: int = 1,
 ) -> Sim:
     """Add a software card and its wire to a config, but no driver.
 
@@ -208,12 +207,13 @@ def attach_wire(  # noqa: PLR0913 - what a card and its wire are
         number: see `attach_sim`.
         is_inline: it is stepped by the worker of its driver.
         targets: addresses and VLANs that a generator sends to; none: the card's own.
+        nworkers: that drivers have; a card that runs by itself has the next one.
 
     Raises:
         ConfigError: the word is wrong.
     """
     wire = parsed.options.get("wire", "gen")
-    worker = None if is_inline or not has_room() else SIM_WORKER
+    worker = None if is_inline or not has_room() else nworkers
     rate = parsed.options.get("rate", "")
     if is_inline and wire.partition(":")[0] in {"tap", "raw"}:
         raise parsed.fail("inline: its time is modelled, that of a tap or raw is not")

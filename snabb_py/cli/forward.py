@@ -233,7 +233,8 @@ def program(  # noqa: PLR0913 - the options of a program
     their own (--sim-cpu), on a machine with one CPU that of their drivers. Rates are
     what this machine did, inline too; there only what is lost is modelled time's.
 
-    --police is a token bucket: 10 ms of the rate, 128 KiB at least, may pass at once.
+    --police is a token bucket: 250 ms of the rate, 128 KiB at least, may pass at
+    once.
     Captures are sent as fast as they are taken and written with the time of writing. A
     tap that was made for the run goes with it.
 
@@ -268,7 +269,7 @@ def program(  # noqa: PLR0913 - the options of a program
     try:
         with (
             Ending() as ending,
-            engine_settings(ends, cpu=cpu, sim_cpu=sim_cpu) as settings,
+            engine_settings(ends, cpus=[cpu], sim_cpu=sim_cpu) as settings,
             Engine(
                 busy=busy, program="forward", log=reporter.log, **settings
             ) as engine,

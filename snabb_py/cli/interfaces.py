@@ -143,7 +143,7 @@ def _attach_sim(
 def engine_settings(
     interfaces: Sequence[Interface],
     *,
-    cpu: int | None = None,
+    cpus: Sequence[int | None] = (None,),
     sim_cpu: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Give what an engine must be for these interfaces, as its arguments.
@@ -152,8 +152,8 @@ def engine_settings(
 
     Args:
         interfaces: attached to the config.
-        cpu: of the worker.
-        sim_cpu: of the worker that software cards have.
+        cpus: of the workers, None: not pinned.
+        sim_cpu: of the worker that software cards have, the next one.
 
     Raises:
         ConfigError: they do not go together.
@@ -171,8 +171,8 @@ def engine_settings(
             )
         free = bool(sims) and not any(inline) and has_room()
         yield {
-            "workers": 2 if free else 1,
-            "cpus": [cpu, sim_cpu] if free else [cpu],
+            "workers": len(cpus) + free,
+            "cpus": [*cpus, sim_cpu] if free else cpus,
             "packets": SIM_PACKETS * max(len(sims), 1),
             "large_packets": 1024 if any(i.needs_large for i in interfaces) else 0,
             "breath_ns": INLINE_BREATH_NS if any(inline) else 0,

@@ -15,8 +15,14 @@ from snabb_py.cli.interfaces import RING_SIZE, UNFINISHED, engine_settings
 from snabb_py.cli.nfv_network import SWITCH_PORTS, Trunk
 from snabb_py.cli.nfv_qemu import libvirt_xml, qemu_arguments
 from snabb_py.cli.nfv_report import NfvMeter, NfvReporter
-from snabb_py.cli.nfv_run import Benchmark, Sockets, Traffic, signature_of
-from snabb_py.cli.options import F, Number, engine_options
+from snabb_py.cli.nfv_run import (
+    Benchmark,
+    Sockets,
+    Traffic,
+    group_number,
+    signature_of,
+)
+from snabb_py.cli.options import F, Number, place_workers, workers_options
 from snabb_py.cli.run import Ending, printable
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -29,6 +35,8 @@ PORT_PACKETS, FURTHER_PACKETS = 4096, 2048
 #: Ports that there is memory for at least, as some may come later, and for in full.
 LEAST_PORTS, FULL_PORTS = 4, 8
 LARGE_PACKETS = 1024
+#: Packets for each further worker: what it keeps for itself, and on interlinks.
+WORKER_PACKETS, WORKER_LARGE_PACKETS = 4096, 512
 PATH = click.Path(path_type=Path)
 
 
@@ -55,7 +63,7 @@ def program() -> None:
       egress_filter            what may pass from it
       stateful_filter          true: replies to what has passed pass as well
       rx_police, tx_police     Gb/s to it, from it, at most
-      rx_police_burst, ...     bytes that may pass at once
+      rx_police_burst, ...     bytes that may pass at once (250 ms of the limit)
       queues                   pairs that it may use (1)
       mtu                      that it is told
       mirror                   a capture file (pcapng) of all to it and from it
@@ -164,6 +172,9 @@ def qemu(  # noqa: PLR0913 - the options of a program
         known = ", ".join(by_id) or "none"
         raise ConfigError(f'{conf}: there is no port "{port}"; there are {known}')
     path = Sockets(sock).paths(config)[port]
+    for name, word in (("SOCK", path), ("--memory", memory)):
+        if not word.isprintable():
+            raise ConfigError(f"{name}: {word!r} has characters that cannot be printed")
     server = by_id[port].server
     is_server = not client if server is None else server
     if libvirt:
@@ -213,6 +224,11 @@ def report_every(letter: str, name: str, default: float, text: str) -> Callable[
     "--client", is_flag=True, help="Connect to the sockets instead of listening."
 )
 @click.option(
+    "--group",
+    metavar="NAME|GID",
+    help="Group that may connect to the sockets beside their owner.",
+)
+@click.option(
     "--ring-size",
     type=int,
     default=RING_SIZE,
@@ -235,7 +251,7 @@ def report_every(letter: str, name: str, default: float, text: str) -> Callable[
     is_flag=True,
     help="One JSON object to the line; the last is the summary.",
 )
-@engine_options
+@workers_options
 def traffic(  # noqa: PLR0913 - the options of a program
     *,
     pci: str,
@@ -246,11 +262,13 @@ def traffic(  # noqa: PLR0913 - the options of a program
     debug_interval: float,
     benchmark: int | None,
     client: bool,
+    group: str | None,
     ring_size: int,
     sim_cpu: int | None,
     duration: float | None,
     as_json: bool,
-    cpu: int | None,
+    workers: int | None,
+    cpu_list: str | None,
     busy: bool,
 ) -> None:
     """Join the virtual machines of CONF to PCI, through sockets at SOCK.
@@ -275,6 +293,8 @@ def traffic(  # noqa: PLR0913 - the options of a program
     out if there is just one port. We listen there, and QEMU connects; with --client
     QEMU listens (server=on), as Snabb NFV has it, and we connect, again and again. The
     port's key `server` says it for one. A virtual machine may come, reboot and go.
+    Sockets of ours have the mode 0660: their owner may connect, and their group, which
+    --group sets.
 
     \b
     Each port is a chain of apps, of which those are there that its keys ask for:
@@ -286,6 +306,11 @@ def traffic(  # noqa: PLR0913 - the options of a program
     what, and all runs on as it was. `{"verb": "reload"}` at the control socket does it
     at once, and answers what has changed or why it cannot be.
 
+    With --workers N, N threads share the ports out: a port, its pool of the card too,
+    is one's for as long as it is in CONF, and a new one goes to the one that has the
+    fewest. A bridge is the first one's. Captures of `mirror` and a software card have
+    threads of their own.
+
     Packets and bytes "to" and "from" are those that the virtual machine received and
     sent; drops are by app and reason. Gbps are on the wire: preamble, FCS and gap
     count, those of rx_police and tx_police too. Those of --benchmark are of frames
@@ -295,14 +320,16 @@ def traffic(  # noqa: PLR0913 - the options of a program
     Examples:
       snabb-py nfv traffic 0000:01:00.0 examples/nfv.toml /run/vm-%s.sock --cpu 2 -b
       snabb-py nfv traffic sim examples/nfv.toml vm-%s.sock
+      snabb-py nfv traffic 0000:01:00.0 examples/nfv.toml /run/vm-%s.sock --cpu 2,4-5
       snabb-py nfv traffic sim,wire=gen,rate=1Mpps examples/nfv.toml vm-%s.sock
       snabb-py nfv traffic raw:eth1 ports.lua vm-%s.sock --client -k 0 -D 0
     """
+    cpus = place_workers(workers, cpu_list)
     signature = signature_of(conf)
     config = read(conf, warn)
     if len(config.ports) > SWITCH_PORTS:
         raise ConfigError(f"{conf}: {len(config.ports)} ports, {SWITCH_PORTS} at most")
-    sockets = Sockets(sock, is_server=not client)
+    sockets = Sockets(sock, is_server=not client, group=group_number(group))
     sockets.paths(config)
     reporter = NfvReporter(
         "nfv traffic",
@@ -311,16 +338,16 @@ def traffic(  # noqa: PLR0913 - the options of a program
     )
     try:
         with Ending() as ending:
-            trunk = Trunk(pci, config.ports, ring_size)
+            trunk = Trunk(pci, config.ports, ring_size, nworkers=len(cpus))
             with (
                 engine_settings(
-                    [trunk.interface], cpu=cpu, sim_cpu=sim_cpu
+                    [trunk.interface], cpus=cpus, sim_cpu=sim_cpu
                 ) as settings,
                 Engine(
                     busy=busy,
                     program="nfv",
                     log=reporter.log,
-                    **_with_memory(settings, len(config.ports)),
+                    **_with_memory(settings, len(config.ports), len(cpus)),
                 ) as engine,
             ):
                 ending.of(engine)
@@ -351,14 +378,16 @@ def traffic(  # noqa: PLR0913 - the options of a program
         reporter.stop()
 
 
-def _with_memory(settings: dict[str, Any], nports: int) -> dict[str, Any]:
+def _with_memory(
+    settings: dict[str, Any], nports: int, nworkers: int
+) -> dict[str, Any]:
     """Return an engine's settings with packets for these ports."""
     nports = max(nports, LEAST_PORTS)
     nfull = min(nports, FULL_PORTS)
     more = PORT_PACKETS * nfull + FURTHER_PACKETS * (nports - nfull)
     return settings | {
-        "packets": settings["packets"] + more,
-        "large_packets": LARGE_PACKETS,
+        "packets": settings["packets"] + more + WORKER_PACKETS * (nworkers - 1),
+        "large_packets": LARGE_PACKETS + WORKER_LARGE_PACKETS * (nworkers - 1),
     }
 
 

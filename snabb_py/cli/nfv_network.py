@@ -6,8 +6,12 @@
 Apps in brackets are there when the port's keys ask for them. The trunk is a card with a
 pool for each port, a card that is one port's alone, or whatever there is with a bridge
 before it. Building touches nothing; what changes take is `transition`'s business.
+
+A port's whole chain is one worker's, its pool of the card too. A bridge is the first
+worker's, and interlinks join it to the chains of others.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -57,6 +61,7 @@ class Chain:
         to_vm, from_vm: apps between it and the trunk, in the order of packets.
         nic: the app of its pool, or of its card; "": a bridge is there.
         place: number of its pool or of its port of the bridge.
+        worker: that has it.
         mirror: the Mirror's name; "": there is none.
     """
 
@@ -67,6 +72,7 @@ class Chain:
     from_vm: tuple[str, ...]
     nic: str
     place: int
+    worker: int = 0
     mirror: str = ""
 
     @property
@@ -98,6 +104,7 @@ class Trunk:
         word: an interface's name; of a card without mac= and inline.
         ports: that there are in the beginning.
         ring_size: descriptors of a card's rings, where the word says nothing.
+        nworkers: that ports are spread over.
 
     Raises:
         ConfigError: the word is wrong.
@@ -105,9 +112,15 @@ class Trunk:
     """
 
     def __init__(
-        self, word: str, ports: Sequence[PortConfig], ring_size: int = RING_SIZE
+        self,
+        word: str,
+        ports: Sequence[PortConfig],
+        ring_size: int = RING_SIZE,
+        *,
+        nworkers: int = 1,
     ) -> None:
         self.word = word
+        self.nworkers = nworkers
         self.base = Config()
         self.notes: list[str] = []
         self._driver: type[Intel82599] | None = None
@@ -133,7 +146,9 @@ class Trunk:
             self.notes.append(f"the wire of {self.word} is the tap {tap}")
         # Before the card, which would have to be closed.
         arguments = driver_arguments(parsed, ring)
-        sim = attach_wire(self.base, TRUNK, parsed, targets=_targets(ports))
+        sim = attach_wire(
+            self.base, TRUNK, parsed, targets=_targets(ports), nworkers=self.nworkers
+        )
         self._driver = LocalIntel82599
         self._arguments = {"card": sim.card, **arguments}
         return Interface(self.word, None, "", sim=sim, needs_large=sim.needs_large)
@@ -154,13 +169,15 @@ class Trunk:
             return "switch"
         if not ports[0].macs:
             return "card"
-        macs = {mac for port in ports for mac in port.macs}
+        macs = {mac for port in ports for mac in port.stations}
         vlans = {vlan for port in ports for vlan in port.vlans if vlan is not None}
         # One filter is the card's own address.
         does_fit = len(macs) < MAC_FILTERS and len(vlans) <= VLAN_FILTERS
         return "pools" if len(ports) <= POOLS and does_fit else "switch"
 
-    def add_nic(self, config: Config, name: str, pool: PoolConfig | None) -> None:
+    def add_nic(
+        self, config: Config, name: str, pool: PoolConfig | None, worker: int = 0
+    ) -> None:
         """Add the card's driver, for all of it or for a pool."""
         if self._driver is None:
             raise AssertionError(f"{self.word} is no card")
@@ -168,7 +185,7 @@ class Trunk:
         if pool:
             card_config = replace(arguments["config"], pools=True)
             arguments = {**arguments, "config": card_config, "pool": pool}
-        config.app(name, self._driver, **arguments)
+        config.app(name, self._driver, worker=worker, **arguments)
 
     def add_switch(self, config: Config, ports: Mapping[str, BridgePort]) -> None:
         """Add a bridge, with the trunk at its port p0."""
@@ -176,7 +193,8 @@ class Trunk:
         # To a power of two: the room changes seldom, and with it what was learned goes.
         room = max(ROOM, 1 << (4 * owned - 1).bit_length() if owned else 0)
         outside = BridgePort(trunk=ALL_VLANS, limit=room)
-        config.app(SWITCH, Bridge, ports={"p0": outside, **ports}, room=room)
+        ports = {"p0": outside, **ports}
+        config.app(SWITCH, Bridge, worker=0, ports=ports, room=room)
         receive, transmit = self.interface.receive, self.interface.transmit
         if self._driver:
             self.add_nic(config, TRUNK, None)
@@ -201,9 +219,7 @@ def _free_tap() -> str:
 def _targets(ports: Iterable[PortConfig]) -> list[Target]:
     """Return whom a generator on the wire sends to."""
     return [
-        (parse_mac(port.macs[0]), port.vlans[0])
-        for port in ports
-        if port.macs and not int(port.macs[0][:2], 16) & 1
+        (parse_mac(port.stations[0]), port.vlans[0]) for port in ports if port.stations
     ]
 
 
@@ -213,8 +229,9 @@ def build(  # noqa: PLR0913 - what a network is made of
     sockets: Mapping[str, str],
     *,
     is_server: bool = True,
-    places: Mapping[str, int] | None = None,
-    worker: int | None = None,
+    group: int | None = None,
+    before: Mapping[str, Chain] | None = None,
+    writer: int | None = None,
 ) -> Network:
     """Return the network of these ports.
 
@@ -223,8 +240,9 @@ def build(  # noqa: PLR0913 - what a network is made of
         ports: all of them.
         sockets: path of each port's, by its id.
         is_server: listen there, where the port does not say.
-        places: numbers that ports have had: they keep them, and others get them last.
-        worker: that writes captures.
+        group: of the sockets that we make.
+        before: chains that there are: ports keep their places and workers.
+        writer: the worker that writes captures.
 
     Raises:
         ConfigError: there are too many, or one cannot be.
@@ -232,13 +250,15 @@ def build(  # noqa: PLR0913 - what a network is made of
     config, mode = trunk.base.copy(), trunk.mode(ports.ports)
     if len(ports.ports) > SWITCH_PORTS:
         raise ConfigError(f"{len(ports.ports)} ports: {SWITCH_PORTS} at most")
-    numbers = _place([p.port_id for p in ports.ports], places or {}, mode)
+    ids, before = [port.port_id for port in ports.ports], before or {}
+    numbers = _place(ids, {i: chain.place for i, chain in before.items()}, mode)
+    workers = _deal(ids, {i: c.worker for i, c in before.items()}, trunk.nworkers)
     if mode == "switch":
         inside = {
             f"p{numbers[port.port_id]}": BridgePort(
                 vlan=None if port.trunk else port.vlan or 0,
                 trunk=port.trunk,
-                macs=port.macs,
+                macs=port.stations,
                 check_source=bool(port.macs),
                 flood=not port.macs,
                 label=port.port_id,
@@ -249,19 +269,21 @@ def build(  # noqa: PLR0913 - what a network is made of
     elif not mode and trunk.interface.transmit:
         # Nobody is there: what must be linked is left out.
         config = Config()
-    chains = {}
-    for port in ports.ports:
-        place = numbers[port.port_id]
-        path = Path(sockets[port.port_id]).absolute()
-        server = is_server if port.server is None else port.server
-        _add_vm(config, port, path, server=server)
-        nic = "" if mode == "switch" else f"{port.app_name}_NIC"
-        if nic:
-            pool = None if mode == "card" else _pool(port, place)
-            trunk.add_nic(config, nic, pool)
-        chains[port.port_id] = _add_chain(
-            config, port, path, nic, place=place, worker=worker
+    chains = {
+        port.port_id: _add_chain(
+            config,
+            trunk,
+            port,
+            Path(sockets[port.port_id]).absolute(),
+            mode=mode,
+            place=numbers[port.port_id],
+            worker=workers[port.port_id],
+            writer=writer,
+            server=is_server if port.server is None else port.server,
+            group=group,
         )
+        for port in ports.ports
+    }
     return Network(config, chains, mode)
 
 
@@ -278,49 +300,89 @@ def _place(ids: Sequence[str], places: Mapping[str, int], mode: str) -> dict[str
     return kept | dict(zip(missing, fresh, strict=False))
 
 
+def _deal(ids: Sequence[str], before: Mapping[str, int], count: int) -> dict[str, int]:
+    """Return a worker for each port: what it has had, or the one with the fewest."""
+    workers = {i: before[i] for i in ids if i in before}
+    load = Counter(workers.values())
+    for port_id in ids:
+        if port_id not in workers:
+            workers[port_id] = min(range(count), key=lambda n: (load[n], n))
+            load[workers[port_id]] += 1
+    return workers
+
+
 def _pool(port: PortConfig, number: int) -> PoolConfig:
-    return PoolConfig(number, port.macs, vlan=port.vlan, trunk=port.trunk)
+    return PoolConfig(number, port.stations, vlan=port.vlan, trunk=port.trunk)
 
 
-def _add_vm(config: Config, port: PortConfig, path: Path, *, server: bool) -> None:
+def _add_vm(  # noqa: PLR0913 - what a socket is made of
+    config: Config,
+    port: PortConfig,
+    path: Path,
+    *,
+    worker: int,
+    server: bool,
+    group: int | None,
+) -> str:
+    name = f"{port.app_name}_Virtio"
     without = (
         *(["MRG_RXBUF"] if port.disable_mrg_rxbuf else []),
         *(["INDIRECT_DESC"] if port.disable_indirect_desc else []),
     )
     config.app(
-        f"{port.app_name}_Virtio",
+        name,
         VhostUser,
+        worker=worker,
         path=path,
         queues=port.queues,
         server=server,
         without=without,
+        group=group if server else None,
     )
+    return name
 
 
 def _add_chain(  # noqa: PLR0913 - what a chain is made of
     config: Config,
+    trunk: Trunk,
     port: PortConfig,
     path: Path,
-    nic: str,
     *,
+    mode: str,
     place: int,
-    worker: int | None,
+    worker: int,
+    writer: int | None,
+    server: bool,
+    group: int | None,
 ) -> Chain:
-    """Add what is between a port's two ends, and join it all."""
+    """Add a port's two ends and what is between them, and join it all."""
     name = port.app_name
-    limits = _add_limits(config, port)
-    filters = _add_filters(config, port)
+    vm = _add_vm(config, port, path, worker=worker, server=server, group=group)
+    nic = "" if mode == "switch" else f"{name}_NIC"
+    if nic:
+        pool = None if mode == "card" else _pool(port, place)
+        trunk.add_nic(config, nic, pool, worker)
+    limits = _add_limits(config, port, worker)
+    filters = _add_filters(config, port, worker)
     mirror = f"{name}_Mirror" if port.mirror else ""
     if port.mirror:
-        add_mirror(config, mirror, port.mirror, label=port.port_id, worker=worker)
+        add_mirror(
+            config,
+            mirror,
+            port.mirror,
+            label=port.port_id,
+            worker=worker,
+            writer=writer,
+        )
     chain = Chain(
         port,
         path,
-        f"{name}_Virtio",
+        vm,
         tuple(app for app in (limits["rx"], filters["in"], mirror) if app),
         tuple(app for app in (mirror, limits["tx"], filters["out"]) if app),
         nic,
         place,
+        worker,
         mirror,
     )
     for link in (*links_to(chain), *links_from(chain)):
@@ -328,7 +390,7 @@ def _add_chain(  # noqa: PLR0913 - what a chain is made of
     return chain
 
 
-def _add_limits(config: Config, port: PortConfig) -> dict[str, str]:
+def _add_limits(config: Config, port: PortConfig, worker: int) -> dict[str, str]:
     names = {"rx": "", "tx": ""}
     for way, rate, burst in (
         ("rx", port.rx_police, port.rx_police_burst),
@@ -336,11 +398,13 @@ def _add_limits(config: Config, port: PortConfig) -> dict[str, str]:
     ):
         if rate is not None:
             names[way] = f"{port.app_name}_{way.capitalize()}Limit"
-            config.app(names[way], Police, rate_gbps=rate, burst_bytes=burst)
+            config.app(
+                names[way], Police, worker=worker, rate_gbps=rate, burst_bytes=burst
+            )
     return names
 
 
-def _add_filters(config: Config, port: PortConfig) -> dict[str, str]:
+def _add_filters(config: Config, port: PortConfig, worker: int) -> dict[str, str]:
     """Add the filters; of a stateful one both, since each notes what passes it."""
     names = {"in": "", "out": ""}
     expressions = {"in": port.ingress_filter, "out": port.egress_filter}
@@ -350,7 +414,11 @@ def _add_filters(config: Config, port: PortConfig) -> dict[str, str]:
             names[way] = f"{port.app_name}_Filter_{way}"
             connections = port.port_id if is_stateful else None
             config.app(
-                names[way], Filter, expression=expression, connections=connections
+                names[way],
+                Filter,
+                worker=worker,
+                expression=expression,
+                connections=connections,
             )
     return names
 
@@ -453,7 +521,7 @@ def _property(chain: Chain, mode: str) -> list[object]:
     """Return what a port has and no other may have at the same time."""
     items: list[object] = [("app", chain.vm), ("socket", chain.path)]
     if mode == "pools":
-        items += [("mac", mac) for mac in chain.port.macs]
+        items += [("mac", mac) for mac in chain.port.stations]
         items.append(("place", chain.place))
     if chain.port.mirror:
         items.append(("mirror", Path(chain.port.mirror).absolute()))

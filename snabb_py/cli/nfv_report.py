@@ -17,6 +17,7 @@ from snabb_py.cli.run import Meter, Reporter, printable, wire_gbps
 from snabb_py.engine.app import App
 from snabb_py.engine.config import LinkSpec
 from snabb_py.engine.engine import Engine
+from snabb_py.engine.plan import halves
 from snabb_py.nic.intel82599 import QUEUE_COUNTERS, Intel82599
 from snabb_py.nic.intel82599_statistics import NAMES
 from snabb_py.virtio.net_device import VhostUser
@@ -54,8 +55,9 @@ def tally(engine: Engine, chain: Chain) -> Tally:
 
 
 def _lost(engine: Engine, spec: LinkSpec) -> int:
-    link = engine.links.get(spec)
-    return link.counters["txdrop"] if link else 0
+    """Return what was lost on a link, also if its ends are of two workers."""
+    links = [engine.links.get(part) for part in (spec, *halves(spec))]
+    return sum(link.counters["txdrop"] for link in links if link)
 
 
 def _statistics(app: App) -> dict[str, int]:
@@ -181,6 +183,7 @@ class NfvMeter:
         port = app.port if isinstance(app, VhostUser) else None
         return {
             "socket": printable(str(chain.path)),
+            "worker": chain.worker,
             "connected": bool(port and port.is_connected),
             "ready": bool(port and port.device.has_guest),
         }
@@ -220,7 +223,8 @@ class NfvMeter:
         links = {
             link
             for chain in self.chains.values()
-            for link in (*links_to(chain), *links_from(chain))
+            for spec in (*links_to(chain), *links_from(chain))
+            for link in (spec, *halves(spec))
         }
         for spec, link in self.engine.links.items():
             if spec not in links and (n := link.counters["txdrop"]):

@@ -4,7 +4,10 @@ A change that makes sense is committed into the running network: ports that it d
 concern notice nothing. One that makes none is refused, and all runs on.
 """
 
+import contextlib
+import grp
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +19,14 @@ from snabb_py.cli.nfv_network import Network, Trunk, build, transition
 from snabb_py.cli.nfv_report import NfvMeter
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
-from snabb_py.errors import SnabbError
+from snabb_py.errors import ConfigError, SnabbError
 from snabb_py.virtio.nfv_config import NfvConfig, read
 
 #: Seconds between two looks at the file, and until one that has changed is whole.
 INTERVAL, SETTLING = 1.0, 0.1
+
+#: 2^32-1 is no group: chown(2) takes it for "as it is".
+GID_MAX = 2**32 - 2
 
 Signature = tuple[int, ...]
 
@@ -32,10 +38,12 @@ class Sockets:
     Attributes:
         template: a path with "%s" for the port's id.
         is_server: we make them, where a port does not say.
+        group: number of the group that may connect; None: that of the process.
     """
 
     template: str
     is_server: bool = True
+    group: int | None = None
 
     def paths(self, config: NfvConfig) -> dict[str, str]:
         """Return each port's path.
@@ -44,6 +52,21 @@ class Sockets:
             ConfigError: two would have the same, or one is too long.
         """
         return config.socket_paths(str(Path(self.template).absolute()))
+
+
+def group_number(name: str | None) -> int | None:
+    """Return the number of a group, which may be its name.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+    if name is None:
+        return None
+    with contextlib.suppress(KeyError, ValueError):  # ValueError: a NUL in it
+        return grp.getgrnam(name).gr_gid
+    if re.fullmatch(r"\d{1,10}", name, re.ASCII) and int(name) <= GID_MAX:
+        return int(name)
+    raise ConfigError(f'--group "{name}": there is no such group')
 
 
 def signature_of(path: Path) -> Signature:
@@ -136,9 +159,10 @@ class Traffic:
                 config,
                 self.sockets.paths(config),
                 is_server=self.sockets.is_server,
-                places={i: c.place for i, c in self.network.chains.items()},
+                group=self.sockets.group,
+                before=self.network.chains,
                 # It is started when there is something to write.
-                worker=self.engine.nworkers,
+                writer=self.engine.nworkers,
             )
             self.meter.change(lambda: self._commit(network), network.chains)
             if network.mode != self.network.mode and network.mode == "switch":
@@ -232,7 +256,8 @@ class Benchmark:
             sum(counts["from", unit] for counts in totals)
             for unit in ("packets", "bytes")
         )
-        breaths = self.traffic.engine.workers[0].row["breaths"]
+        workers = self.traffic.engine.workers[: self.traffic.trunk.nworkers]
+        breaths = sum(worker.row["breaths"] for worker in workers)
         return self.clock(), packets, nbytes, breaths
 
     def is_done(self) -> bool:
@@ -255,5 +280,7 @@ class Benchmark:
             "gbps": round(nbytes * 8 / max(seconds, 1e-9) / 1e9, 6),
             "breaths": breaths,
             "packets_per_breath": round(packets / max(breaths, 1), 3),
-            "us_per_breath": round(seconds * 1e6 / max(breaths, 1), 3),
+            "us_per_breath": round(
+                seconds * 1e6 * self.traffic.trunk.nworkers / max(breaths, 1), 3
+            ),
         }

@@ -6,6 +6,11 @@ from typing import Any, TypeVar
 
 import click
 
+from snabb_py.engine.worker import check_cpu, parse_cpus
+from snabb_py.errors import ConfigError
+
+MOST_WORKERS = 64
+
 
 class Number(click.FloatRange):
     """A number within a range; unlike click's, "nan" is none."""
@@ -23,18 +28,57 @@ class Number(click.FloatRange):
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+BUSY = click.option(
+    "-b", "--busy", is_flag=True, help="Never sleep: poll all the time."
+)
+
+
 def engine_options(command: F) -> F:
     """Add how the engine runs: --cpu, -b/--busy."""
-    for option in (
-        click.option(
-            "-b", "--busy", is_flag=True, help="Never sleep: poll all the time."
-        ),
-        click.option(
-            "--cpu", type=int, metavar="N", help="Pin the worker to this CPU."
-        ),
-    ):
-        command = option(command)
-    return command
+    cpu = click.option(
+        "--cpu", type=int, metavar="N", help="Pin the worker to this CPU."
+    )
+    return cpu(BUSY(command))
+
+
+def workers_options(command: F) -> F:
+    """Add how an engine of several workers runs: --workers, --cpu, -b/--busy."""
+    workers = click.option(
+        "--workers",
+        type=click.IntRange(1, MOST_WORKERS),
+        metavar="N",
+        help="Threads that carry packets; as many as --cpu has, or 1.",
+    )
+    cpus = click.option(
+        "--cpu",
+        "cpu_list",
+        metavar="LIST",
+        help='Pin each worker to a CPU of this list, such as "2,4-5".',
+    )
+    return workers(cpus(BUSY(command)))
+
+
+def place_workers(workers: int | None, cpu_list: str | None) -> list[int | None]:
+    """Return the CPU of each worker, None: wherever the kernel puts it.
+
+    Args:
+        workers: how many; None: as many as there are CPUs, or one.
+        cpu_list: of CPUs; None: none is pinned.
+
+    Raises:
+        ConfigError: that is no list, or not one of so many; we may not run there.
+    """
+    if cpu_list is None:
+        return [None] * (workers or 1)
+    cpus = parse_cpus(cpu_list)
+    for cpu in cpus:
+        check_cpu(cpu)
+    if workers not in {None, len(cpus)}:
+        raise ConfigError(
+            f'--workers {workers}: CPU list "{cpu_list}" has {len(cpus)}; '
+            "each worker has one of its own"
+        )
+    return list(cpus)
 
 
 def report_options(command: F) -> F:

@@ -71,12 +71,24 @@ class LinkSpec:
         return f"{self.from_app}.{self.from_port} -> {self.to_app}.{self.to_port}"
 
 
+def _ends(link: LinkSpec) -> tuple[tuple[str, str, str], ...]:
+    """Return the two ports of a link; an output may have the name of an input."""
+    return (
+        ("output", link.from_app, link.from_port),
+        ("input", link.to_app, link.to_port),
+    )
+
+
 @dataclass
 class Config:
     """An app network: apps by name, and links."""
 
     apps: dict[str, AppSpec] = field(default_factory=dict)
     links: set[LinkSpec] = field(default_factory=set)
+    #: Whose each port is: what has been in `links`, and may not be there any more.
+    _ports: dict[tuple[str, str, str], LinkSpec] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def app(
         self,
@@ -120,15 +132,16 @@ class Config:
         spec = LinkSpec.parse(text)
         if spec.from_app == spec.to_app:
             raise ConfigError(f'link "{spec}": joins an app to itself')
-        for other in self.links:
-            for app, port, used in (
-                (spec.from_app, spec.from_port, (other.from_app, other.from_port)),
-                (spec.to_app, spec.to_port, (other.to_app, other.to_port)),
-            ):
-                if (app, port) == used:
-                    raise ConfigError(
-                        f'link "{spec}": port {app}.{port} is taken by "{other}"'
-                    )
+        if len(self._ports) < 2 * len(self.links):
+            for link in self.links:
+                self._ports |= dict.fromkeys(_ends(link), link)
+        for end in _ends(spec):
+            if (other := self._ports.get(end)) in self.links:
+                _, app, port = end
+                raise ConfigError(
+                    f'link "{spec}": port {app}.{port} is taken by "{other}"'
+                )
+            self._ports[end] = spec
         self.links.add(spec)
 
     def copy(self) -> "Config":

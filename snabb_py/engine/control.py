@@ -6,6 +6,7 @@ them; the answer is one line, `{"ok": true, "result": ...}` or `{"ok": false, "e
 change the network take the engine's lock. Imports errors.
 """
 
+import errno
 import json
 import os
 import selectors
@@ -13,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,9 @@ from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 if TYPE_CHECKING:
     from snabb_py.engine.engine import Engine
+
+#: Seconds that an instance has for its answer.
+PATIENCE = 10.0
 
 LONGEST_REQUEST = 64 * 1024
 MOST_CLIENTS = 32
@@ -38,6 +43,10 @@ def _counters(engine: "Engine", _request: dict[str, Any]) -> Any:
     }
 
 
+def _packets(engine: "Engine", _request: dict[str, Any]) -> Any:
+    return asdict(engine.census())
+
+
 def _end(engine: "Engine", _request: dict[str, Any]) -> Any:
     engine.end()
 
@@ -49,6 +58,7 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "graph": ("the network for Graphviz", lambda e, _r: e.config.graphviz()),
     "counters": ("all counters", _counters),
     "drops": ("packets lost by reason", lambda e, _r: e.drops()),
+    "packets": ("where all packets of the pool are; stops workers shortly", _packets),
     "uptime": ("seconds", lambda e, _r: time.monotonic() - e.started_at),
     "end": ("end the program as Ctrl-C does", _end),
 }
@@ -183,14 +193,14 @@ def call(path: Path, verb: str, **members: Any) -> Any:
         ConfigError: the instance refused.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         try:
             client.connect(str(path))
             client.sendall(json.dumps({"verb": verb, **members}).encode() + b"\n")
             with client.makefile("rb") as file:
                 reply = json.loads(file.readline() or b"{}")
         except OSError as error:
-            raise DeviceError(f"ask {path}", error.errno or 0) from None
+            raise DeviceError(f"ask {path}", error.errno or errno.ETIMEDOUT) from None
     if not reply.get("ok"):
         raise ConfigError(reply.get("error", f"{path}: no answer"))
     return reply["result"]

@@ -55,6 +55,28 @@ _Static_assert(offsetof(struct worker, next) % 64 == 0,
 #define HOT
 #endif
 
+/* Not only near, but taken away from the other CPUs; __builtin_prefetch() does that only
+ * when it is compiled for a newer machine than all. */
+static inline void prefetch_to_write(const void *p)
+{
+#if defined(__x86_64__)
+    __asm__("prefetchw %0" : : "m"(*(const char *)p));
+#else
+    __builtin_prefetch(p, 1);
+#endif
+}
+
+/* Give a line up to the cache that all CPUs share: whoever writes it next need not ask
+ * us. A processor that does not know the instruction (CLDEMOTE) passes over it. */
+static inline void demote(const void *p)
+{
+#if defined(__x86_64__)
+    __asm__("cldemote %0" : : "m"(*(const char *)p));
+#else
+    (void)p;
+#endif
+}
+
 static inline uint32_t min_u32(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
@@ -74,7 +96,7 @@ static inline void copy_pointers(struct packet **restrict to,
 /* ---- freelist ------------------------------------------------------------ */
 
 /* Slow paths, in pool.c: take chunks until n packets are there or the pool is
- * empty; give chunks until at least n more fit. */
+ * empty; give half a share, and so much that at least n more fit. */
 void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 void freelist_spill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 
@@ -144,7 +166,7 @@ static inline void packet_free(struct freelist *freelist, struct packet *packet)
 {
     uint32_t slot_class = packet >= freelist->first_large;
     struct stack *stack = &freelist->classes[slot_class];
-    if (unlikely(stack->npackets == FREELIST_CAPACITY))
+    if (unlikely(stack->npackets >= stack->share))
         freelist_spill(freelist, slot_class, 1);
     stack->packets[stack->npackets++] = packet;
 }

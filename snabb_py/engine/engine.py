@@ -147,11 +147,14 @@ class Engine:
                 undo.callback(self.directory.close)
             # One freelist more than C workers: that of the Python apps' worker.
             self.pool = Pool(
-                packets, large_packets, workers + 1, huge=huge, physical=physical
+                packets,
+                large_packets,
+                workers + 1,
+                huge=huge,
+                physical=physical,
+                note=self.directory.huge_pages if self.directory else None,
             )
             undo.callback(self.pool.close)
-            if self.directory:
-                self.directory.note_huge_pages(self.pool.memory.reserved)
             if self.pool.memory.problem:
                 self.log(self.pool.memory.problem)
             path = self.directory.path / "counters" if self.directory else None

@@ -64,7 +64,7 @@ struct packet {
 
 enum {
     POOL_CHUNK = 256,         /* packets that change hands at once */
-    FREELIST_CAPACITY = 2048  /* a worker keeps at most so many to itself */
+    FREELIST_CAPACITY = 2048  /* a worker has room for so many of its own */
 };
 
 struct chunk {
@@ -81,10 +81,11 @@ struct pool {
     uint8_t *base;
     struct packet *first_large; /* address bound: at or above it a slot is large */
     uint32_t npackets[2];       /* by class */
+    uint32_t shares[2];         /* by class: what a freelist keeps of it at most */
     uint32_t nchunks;
     uint32_t nfresh; /* chunks that were ever in use: chunks[0..nfresh) */
     struct chunk *chunks;
-    uint64_t reserved1[3];
+    uint64_t reserved1[2];
     uint64_t empty;        /* stack of chunks that hold nothing */
     uint64_t reserved2[7]; /* each head on a cache line of its own */
     uint64_t full_small;
@@ -95,7 +96,7 @@ struct pool {
 
 struct stack {
     uint32_t npackets;
-    uint32_t reserved;
+    uint32_t share; /* with more than these, half of it goes back to the pool */
     struct packet *packets[2048];
 };
 
@@ -284,10 +285,11 @@ struct worker {
 /* Lay slots out over memory (pool_memory_needed() bytes), small ones first, and put
  * all on the stacks. A slot never crosses a 2 MiB boundary relative to memory.
  * chunks: zeroed, pool_chunks_needed() of them. iovas: of each 2 MiB page as a
- * device sees it, or NULL where that is the address itself. */
+ * device sees it, or NULL where that is the address itself. nworkers: freelists that
+ * draw on it. */
 void pool_init(struct pool *pool, uint8_t *memory, const uint64_t *iovas,
-               uint32_t nsmall, uint32_t nlarge, struct chunk *chunks,
-               uint32_t nchunks);
+               uint32_t nsmall, uint32_t nlarge, uint32_t nworkers,
+               struct chunk *chunks, uint32_t nchunks);
 uint64_t pool_memory_needed(uint32_t nsmall, uint32_t nlarge);
 uint32_t pool_chunks_needed(uint32_t nsmall, uint32_t nlarge, uint32_t nworkers);
 /* Packets on the stacks; exact only while no worker runs. */

@@ -1,9 +1,13 @@
 /* Pages that go away under us: see guard_abi.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -227,4 +231,43 @@ size_t guard_page_size(int fd)
     if (fstatfs(fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC)
         return (size_t)fs.f_bsize;
     return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+int guard_map(struct guard_mapping *mapping, int fd, uint64_t offset, uint64_t size,
+              int protection)
+{
+    struct stat file;
+    *mapping = (struct guard_mapping){0};
+    if (fstat(fd, &file))
+        return -errno;
+    if (!S_ISREG(file.st_mode) || file.st_size < 0 || size == 0)
+        return -EINVAL;
+    /* Behind the end of a file there are no pages, but mmap() does not say so. */
+    if (offset > (uint64_t)file.st_size || size > (uint64_t)file.st_size - offset)
+        return -EFBIG;
+    /* Whole pages of the file's size: of a huge page no part can be mapped, nor be
+     * given back. */
+    uint64_t page = guard_page_size(fd), before = offset & (page - 1);
+    uint64_t whole = (before + size + page - 1) & ~(page - 1);
+    uint8_t *start = mmap(NULL, whole, protection, MAP_SHARED | MAP_NORESERVE, fd,
+                          (off_t)(offset - before));
+    if (start == MAP_FAILED)
+        return -errno;
+    int error = guard_add(start, whole, page);
+    if (error) {
+        munmap(start, whole);
+        return error;
+    }
+    madvise(start, whole, MADV_DONTDUMP);
+    *mapping = (struct guard_mapping){start + before, start, whole};
+    return 0;
+}
+
+void guard_unmap(struct guard_mapping *mapping)
+{
+    if (mapping->size == 0)
+        return;
+    guard_remove(mapping->start);
+    munmap(mapping->start, mapping->size);
+    *mapping = (struct guard_mapping){0};
 }

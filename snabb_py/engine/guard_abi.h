@@ -24,3 +24,18 @@ uint64_t guard_hits(const void *address);
 uint64_t guard_total(void);
 /* The page size of a mapping of this file, for guard_add. */
 size_t guard_page_size(int fd);
+
+/* A part of a file, mapped and guarded. No file descriptor belongs to it. */
+struct guard_mapping {
+    uint8_t *data; /* of the part */
+    uint8_t *start;
+    uint64_t size; /* whole pages; 0: there is none */
+};
+
+/* Map and guard so many bytes of a regular file. `protection` is mmap()'s; what is
+ * mapped is not in core files, for it is another's. Returns 0; -EINVAL for no such file
+ * or nothing, -EFBIG where the file ends before, or the error of a system call. */
+int guard_map(struct guard_mapping *mapping, int fd, uint64_t offset, uint64_t size,
+              int protection);
+/* With nobody touching it. */
+void guard_unmap(struct guard_mapping *mapping);

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from snabb_py._native import ffi, lib
-from snabb_py.engine.shm import NR_HUGEPAGES, give_huge_pages_back
-from snabb_py.errors import DeviceError
+from snabb_py.engine import huge_pages
+from snabb_py.engine.shm import huge_pages_locked
+from snabb_py.errors import ConfigError, DeviceError
 
 HUGE_PAGE = 2 << 20
 PAGEMAP = Path("/proc/self/pagemap")
 #: Of an entry of pagemap, a word for each page: Documentation/admin-guide/mm/pagemap.
 PAGE_PRESENT = 1 << 63
 PAGE_FRAME = (1 << 55) - 1
-FREE_HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
 
 #: `ffi.new` for structures whose parts must not share cache lines: zeroed, and
 #: starting on a line.
@@ -33,32 +33,40 @@ new_aligned = ffi.new_allocator(lib.engine_alloc, lib.engine_free)
 class Memory:
     """One mapping of at least `size` bytes.
 
+    Args:
+        size: bytes.
+        huge: try huge pages.
+        note: of the huge pages that are added for it.
+
     Attributes:
         address: `uint8_t *`, on a 2 MiB boundary; valid until `close`.
         fd: the memfd behind it.
         offset: in the memfd, of address.
         is_huge: 2 MiB pages.
-        reserved: 2 MiB pages that were added to the system's for it.
         problem: why there are none, for the user; "" with them.
     """
 
-    def __init__(self, size: int, *, huge: bool = True) -> None:
+    def __init__(
+        self, size: int, *, huge: bool = True, note: huge_pages.Note | None = None
+    ) -> None:
         self.size = -(-size // HUGE_PAGE) * HUGE_PAGE
         self.problem = ""
-        self.reserved = 0
+        self._added = note or huge_pages.Note()
         self.is_huge = False
         if huge:
             try:
-                self._map_huge()
+                with huge_pages_locked():
+                    self._map_huge()
                 self.is_huge = True
-            except OSError as error:
-                self._release()
+            except (OSError, ConfigError) as error:
                 self.problem = self._explain(error)
         if not self.is_huge:
             self._map_ordinary()
 
-    def _explain(self, error: OSError) -> str:
-        reason = "none free" if error.errno == errno.ENOMEM else error.strerror
+    def _explain(self, error: OSError | ConfigError) -> str:
+        reason = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", 0) == errno.ENOMEM:
+            reason = "none free"
         return (
             f"no huge pages ({reason}): using ordinary memory; "
             f"for speed: {self._remedy}"
@@ -66,21 +74,19 @@ class Memory:
 
     def _map_huge(self) -> None:
         pages = self.size // HUGE_PAGE
-        missing = pages - int(FREE_HUGEPAGES.read_text())
-        if missing > 0:
-            before = int(NR_HUGEPAGES.read_text())
-            NR_HUGEPAGES.write_text(str(before + missing))
-            self.reserved = int(NR_HUGEPAGES.read_text()) - before
-        self.fd = os.memfd_create("snabb-py", os.MFD_CLOEXEC | os.MFD_HUGETLB)
-        try:
+        missing = pages - huge_pages.free()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._added.give_back)
+            if missing > 0:
+                self._added.add(missing)
+            self.fd = os.memfd_create("snabb-py", os.MFD_CLOEXEC | os.MFD_HUGETLB)
+            undo.callback(os.close, self.fd)
             os.ftruncate(self.fd, self.size)
             # Populated now: a page that cannot be had later would be a SIGBUS.
             self._map = mmap.mmap(
                 self.fd, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE
             )
-        except OSError:
-            os.close(self.fd)
-            raise
+            undo.pop_all()
         self._hold()
 
     def _map_ordinary(self) -> None:
@@ -142,7 +148,7 @@ class Memory:
     def _remedy(self) -> str:
         used = 0
         with contextlib.suppress(OSError, ValueError):
-            used = int(NR_HUGEPAGES.read_text()) - int(FREE_HUGEPAGES.read_text())
+            used = huge_pages.total() - huge_pages.free()
         return f"sysctl vm.nr_hugepages={max(used, 0) + self.size // HUGE_PAGE}"
 
     def close(self) -> None:
@@ -150,11 +156,9 @@ class Memory:
         ffi.release(self._view)
         self._map.close()
         os.close(self.fd)
-        self._release()
-
-    def _release(self) -> None:
-        give_huge_pages_back(self.reserved)
-        self.reserved = 0
+        if self._added.pages:
+            with contextlib.suppress(OSError, ValueError), huge_pages_locked():
+                self._added.give_back()
 
 
 class Pool:
@@ -167,12 +171,13 @@ class Pool:
         huge: try huge pages.
         physical: a packet's `iova` is its physical address, for a device without an
             IOMMU; else its virtual address.
+        note: of the huge pages that are added for it.
 
     Raises:
         DeviceError: there is no memory; physical addresses cannot be had.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but three have defaults
         self,
         small: int,
         large: int,
@@ -180,8 +185,9 @@ class Pool:
         *,
         huge: bool = True,
         physical: bool = False,
+        note: huge_pages.Note | None = None,
     ) -> None:
-        self.memory = Memory(lib.pool_memory_needed(small, large), huge=huge)
+        self.memory = Memory(lib.pool_memory_needed(small, large), huge=huge, note=note)
         nchunks = lib.pool_chunks_needed(small, large, nworkers)
         try:
             iovas: Any = ffi.NULL
@@ -194,8 +200,9 @@ class Pool:
             raise
         self._view = ffi.from_buffer("struct chunk[]", self._chunks)
         self.pool = new_aligned("struct pool *")
+        address = self.memory.address
         lib.pool_init(
-            self.pool, self.memory.address, iovas, small, large, self._view, nchunks
+            self.pool, address, iovas, small, large, nworkers, self._view, nchunks
         )
 
     @property

@@ -231,6 +231,13 @@ static void write_tcp(uint8_t *header, uint32_t offset, bool is_first, bool is_l
         header[TCP_FLAGS] &= (uint8_t)~TCP_CWR;
 }
 
+/* The pseudo header's part of the checksum of what begins at layer 4. */
+static uint64_t add_pseudo(const struct super *super, uint32_t size)
+{
+    return super->addresses + htobe16(super->ip.protocol) +
+           (uint64_t)htobe16((uint16_t)size);
+}
+
 static void write_checksum(const struct super *super, uint8_t *frame, uint32_t length)
 {
     uint32_t start = super->ip.payload, size = length - start;
@@ -238,30 +245,42 @@ static void write_checksum(const struct super *super, uint8_t *frame, uint32_t l
     store_checksum(field, 0);
     if (!super->has_checksum)
         return;
-    uint64_t sum = super->addresses + htobe16(super->ip.protocol) +
-                   (uint64_t)htobe16((uint16_t)size);
-    uint16_t value = (uint16_t)~checksum_fold(checksum_add(sum, frame + start, size));
+    uint64_t sum = checksum_add(add_pseudo(super, size), frame + start, size);
+    uint16_t value = (uint16_t)~checksum_fold(sum);
     if (value == 0 && super->ip.protocol == WIRE_UDP)
         value = 0xffff; /* zero means "none" (RFC 768) */
     store_checksum(field, value);
+}
+
+/* Lengths, flags and all that goes with them of what begins at `frame`. */
+static void write_headers(const struct super *super, uint8_t *frame, uint32_t length,
+                          uint32_t i, uint32_t offset)
+{
+    const struct wire_ip *ip = &super->ip;
+    bool is_last = offset + length == super->length;
+    write_ip(frame + ip->header, ip->version, length - ip->header, i);
+    if (ip->protocol == WIRE_TCP)
+        write_tcp(frame + ip->payload, offset, i == 0, is_last);
+    else
+        store_be16(frame + ip->payload + UDP_LENGTH, (uint16_t)(length - ip->payload));
 }
 
 /* Segment i, with payload bytes [offset, offset + n) of the super-frame's. */
 static void write_segment(const struct super *super, struct packet *segment, uint32_t i,
                           uint32_t offset, uint32_t n)
 {
-    const struct wire_ip *ip = &super->ip;
     uint8_t *frame = segment->data;
     uint32_t length = super->payload + n;
     memcpy(frame, super->frame, super->payload);
     memcpy(frame + super->payload, super->frame + super->payload + offset, n);
-    write_ip(frame + ip->header, ip->version, length - ip->header, i);
-    if (ip->protocol == WIRE_TCP)
-        write_tcp(frame + ip->payload, offset, i == 0,
-                  super->payload + offset + n == super->length);
-    else
-        store_be16(frame + ip->payload + UDP_LENGTH, (uint16_t)(length - ip->payload));
+    write_headers(super, frame, length, i, offset);
     write_checksum(super, frame, length);
+}
+
+static uint32_t count_segments(const struct super *super)
+{
+    uint32_t bytes = super->length - super->payload;
+    return bytes ? (bytes + super->size - 1) / super->size : 1;
 }
 
 int packet_segment(struct freelist *freelist, const struct packet *packet,
@@ -271,7 +290,7 @@ int packet_segment(struct freelist *freelist, const struct packet *packet,
     if (!take_apart(packet, &super))
         return -EINVAL;
     uint32_t bytes = super.length - super.payload;
-    uint32_t nsegments = bytes ? (bytes + super.size - 1) / super.size : 1;
+    uint32_t nsegments = count_segments(&super);
     if (nsegments > max || nsegments > SEGMENTS_MAX)
         return -E2BIG;
     for (uint32_t i = 0; i < nsegments; i++) {
@@ -287,4 +306,33 @@ int packet_segment(struct freelist *freelist, const struct packet *packet,
         write_segment(&super, out[i], i, offset, n);
     }
     return (int)nsegments;
+}
+
+bool packet_count_segments(const struct packet *packet, struct segments *segments)
+{
+    struct super super;
+    if (!take_apart(packet, &super))
+        return false;
+    uint32_t n = count_segments(&super);
+    *segments = (struct segments){
+        .n = n,
+        .length = super.payload + super.size,
+        .last = super.length - (n - 1) * super.size,
+    };
+    return true;
+}
+
+void packet_keep_segments(struct packet *packet, uint32_t n)
+{
+    struct super super;
+    uint8_t *frame = packet->data;
+    if (!take_apart(packet, &super) || n == 0 || n >= count_segments(&super))
+        return;
+    packet->length = super.payload + n * super.size;
+    write_headers(&super, frame, packet->length, 0, 0);
+    if (packet->flags & PACKET_CSUM_PARTIAL)
+        store_checksum(frame + checksum_field(&super.ip),
+                       checksum_fold(add_pseudo(&super, packet->length - super.ip.payload)));
+    else
+        write_checksum(&super, frame, packet->length);
 }

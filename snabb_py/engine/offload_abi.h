@@ -58,3 +58,17 @@ enum { SEGMENTS_MAX = 1024 }; /* more are never made of one super-frame */
  */
 int packet_segment(struct freelist *freelist, const struct packet *packet,
                    struct packet **out, uint32_t max);
+
+/* What packet_segment() would make of a super-frame. */
+struct segments {
+    uint32_t n;
+    uint32_t length; /* bytes of each but the last */
+    uint32_t last;   /* bytes of the last */
+};
+
+/* False: the frame is not a super-frame that can be cut. */
+bool packet_count_segments(const struct packet *packet, struct segments *segments);
+
+/* Keep the first n segments of a super-frame: it is as if its sender had had no more to
+ * send. n is less than packet_count_segments() found, and not 0. */
+void packet_keep_segments(struct packet *packet, uint32_t n);

@@ -12,6 +12,7 @@ config and errors.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from snabb_py.engine.app import App
 from snabb_py.engine.config import AppSpec, Config, LinkSpec
@@ -37,11 +38,23 @@ class Network:
         """Return the names of a worker's apps, sorted."""
         return sorted(n for n, spec in self.apps.items() if spec.worker == worker)
 
-    def links_of(self, worker: int) -> list[LinkSpec]:
-        """Return a worker's links, sorted; a link is where its apps are."""
-        return sorted(
-            link for link in self.links if self.worker_of(link.from_app) == worker
-        )
+    def links_at(self, app: str, side: str) -> Mapping[str, LinkSpec]:
+        """Return the links at an app's "inputs" or "outputs", by port."""
+        return self._sides[side].get(app, {})
+
+    @cached_property
+    def _sides(self) -> dict[str, dict[str, dict[str, LinkSpec]]]:
+        return sides(self.links)
+
+
+def sides(links: Iterable[LinkSpec]) -> dict[str, dict[str, dict[str, LinkSpec]]]:
+    """Return links by "inputs" or "outputs", app and port."""
+    inputs: dict[str, dict[str, LinkSpec]] = {}
+    outputs: dict[str, dict[str, LinkSpec]] = {}
+    for link in links:
+        outputs.setdefault(link.from_app, {})[link.from_port] = link
+        inputs.setdefault(link.to_app, {})[link.to_port] = link
+    return {"inputs": inputs, "outputs": outputs}
 
 
 @dataclass(frozen=True)
@@ -72,9 +85,10 @@ def expand(config: Config, nworkers: int) -> Network:
             (link.to_app, link.to_port, "inputs"),
         ):
             _check_port(config, link, app, port, side)
-    apps = {}
+    apps, linked = {}, sides(config.links)
     for name, spec in sorted(config.apps.items()):
-        _check_linked(config, name, spec)
+        for side, by_app in linked.items():
+            _check_linked(name, spec, side, by_app.get(name, {}))
         apps[name] = AppSpec(spec.cls, spec.args, _place(name, spec, nworkers))
     return _interlink(apps, config.links)
 
@@ -92,20 +106,17 @@ def _check_port(config: Config, link: LinkSpec, app: str, port: str, side: str) 
     )
 
 
-def _check_linked(config: Config, name: str, spec: AppSpec) -> None:
-    linked = {
-        "inputs": {link.to_port for link in config.links if link.to_app == name},
-        "outputs": {link.from_port for link in config.links if link.from_app == name},
-    }
-    for side, names in linked.items():
-        ports = getattr(spec.cls, side)
-        if ports.optional:
-            continue
-        for port in ports.names:
-            if port not in names:
-                raise ConfigError(f'app "{name}": nothing is linked to {name}.{port}')
-        if ports.any_number and not names:
-            raise ConfigError(f'app "{name}": nothing is linked to its {side}')
+def _check_linked(
+    name: str, spec: AppSpec, side: str, linked: Mapping[str, LinkSpec]
+) -> None:
+    ports = getattr(spec.cls, side)
+    if ports.optional:
+        return
+    for port in ports.names:
+        if port not in linked:
+            raise ConfigError(f'app "{name}": nothing is linked to {name}.{port}')
+    if ports.any_number and not linked:
+        raise ConfigError(f'app "{name}": nothing is linked to its {side}')
 
 
 def _place(name: str, spec: AppSpec, nworkers: int) -> int:
@@ -125,15 +136,25 @@ def _interlink(apps: dict[str, AppSpec], links: Iterable[LinkSpec]) -> Network:
         if here == there:
             joined.add(link)
             continue
-        # ">" is in no user's name, and a port has one link: these names are unique.
-        transmitter = f"{link.from_app}.{link.from_port}>"
-        receiver = f">{link.to_app}.{link.to_port}"
+        sending, receiving = halves(link)
         args = {"link": str(link)}
-        apps[transmitter] = AppSpec(InterlinkTransmitter, args, here)
-        apps[receiver] = AppSpec(InterlinkReceiver, args, there)
-        joined.add(LinkSpec(link.from_app, link.from_port, transmitter, "rx"))
-        joined.add(LinkSpec(receiver, "tx", link.to_app, link.to_port))
+        apps[sending.to_app] = AppSpec(InterlinkTransmitter, args, here)
+        apps[receiving.from_app] = AppSpec(InterlinkReceiver, args, there)
+        joined |= {sending, receiving}
     return Network(apps, frozenset(joined))
+
+
+def halves(link: LinkSpec) -> tuple[LinkSpec, LinkSpec]:
+    """Return what there is for a link between two workers: to its interlink and from.
+
+    ">" is in no user's name, and a port has one link: the apps' names are unique.
+    """
+    transmitter = f"{link.from_app}.{link.from_port}>"
+    receiver = f">{link.to_app}.{link.to_port}"
+    return (
+        LinkSpec(link.from_app, link.from_port, transmitter, "rx"),
+        LinkSpec(receiver, "tx", link.to_app, link.to_port),
+    )
 
 
 def difference(running: Network, wanted: Network) -> Actions:
@@ -183,12 +204,7 @@ def port_order(
     network: Network, app: str, side: str
 ) -> list[tuple[str, LinkSpec | None]]:
     """Return (port, link or None) of an app's inputs or outputs in C's order."""
-    if side == "inputs":
-        linked = {link.to_port: link for link in network.links if link.to_app == app}
-    else:
-        linked = {
-            link.from_port: link for link in network.links if link.from_app == app
-        }
+    linked = network.links_at(app, side)
     ports = getattr(network.apps[app].cls, side)
     names = sorted(linked, key=natural_key) if ports.any_number else ports.names
     return [(name, linked.get(name)) for name in names]
@@ -224,9 +240,10 @@ def breath_order(network: Network, worker: int) -> Order:
     """
     names = [n for n in network.apps_of(worker) if is_whole(network, n)]
     following: dict[str, list[str]] = {name: [] for name in names}
-    for link in network.links_of(worker):
-        if link.from_app in following and link.to_app in following:
-            following[link.from_app].append(link.to_app)
+    for name, others in following.items():
+        for link in network.links_at(name, "outputs").values():
+            if link.to_app in following:
+                others.append(link.to_app)
     classes = {name: network.apps[name].cls for name in names}
     pulls = [n for n in names if classes[n].has("pull")]
     pulls.sort(key=lambda n: not classes[n].is_internal)

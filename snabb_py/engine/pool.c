@@ -115,8 +115,8 @@ static uint8_t *lay_out(struct pool *pool, uint8_t *memory, const uint64_t *iova
 }
 
 void pool_init(struct pool *pool, uint8_t *memory, const uint64_t *iovas,
-               uint32_t nsmall, uint32_t nlarge, struct chunk *chunks,
-               uint32_t nchunks)
+               uint32_t nsmall, uint32_t nlarge, uint32_t nworkers,
+               struct chunk *chunks, uint32_t nchunks)
 {
     memset(pool, 0, sizeof(*pool));
     pool->base = memory;
@@ -128,6 +128,11 @@ void pool_init(struct pool *pool, uint8_t *memory, const uint64_t *iovas,
     if (iovas)
         iovas += (large - memory) / HUGE_PAGE;
     lay_out(pool, large, iovas, PACKET_LARGE, nlarge, PACKET_LARGE_STRIDE);
+    /* Half of all at most lie in freelists: who only frees must not keep what another
+     * is waiting for. */
+    for (uint32_t i = 0; i < PACKET_NCLASSES; i++)
+        pool->shares[i] =
+            min_u32(FREELIST_CAPACITY, pool->npackets[i] / (2 * nworkers));
 }
 
 uint32_t pool_count(const struct pool *pool, uint32_t slot_class)
@@ -155,8 +160,10 @@ void freelist_init(struct freelist *freelist, struct pool *pool)
 {
     freelist->pool = pool;
     freelist->first_large = pool->first_large;
-    for (uint32_t i = 0; i < PACKET_NCLASSES; i++)
+    for (uint32_t i = 0; i < PACKET_NCLASSES; i++) {
         freelist->classes[i].npackets = 0;
+        freelist->classes[i].share = pool->shares[i];
+    }
 }
 
 void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n)
@@ -174,12 +181,13 @@ void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n)
     }
 }
 
-/* Give the coldest, from the bottom; keep at least half for what comes next. */
+/* Give the coldest, from the bottom: half a share, whole chunks where it is all there is
+ * room for. */
 void freelist_spill(struct freelist *freelist, uint32_t slot_class, uint32_t n)
 {
     struct stack *stack = &freelist->classes[slot_class];
-    uint32_t excess = n > FREELIST_CAPACITY / 2 ? n : FREELIST_CAPACITY / 2;
-    excess = min_u32(excess, stack->npackets);
+    uint32_t half = stack->share / 2;
+    uint32_t excess = min_u32(n > half ? n : half, stack->npackets);
     pool_give(freelist->pool, slot_class, stack->packets, excess);
     stack->npackets -= excess;
     memmove(stack->packets, stack->packets + excess,
@@ -211,7 +219,7 @@ HOT void packet_free_burst(struct freelist *freelist, struct packet *const *pack
         return;
     }
     struct stack *stack = &freelist->classes[PACKET_SMALL];
-    if (unlikely(stack->npackets + n > FREELIST_CAPACITY))
+    if (unlikely(stack->npackets + n > stack->share))
         freelist_spill(freelist, PACKET_SMALL, n);
     copy_pointers(&stack->packets[stack->npackets], packets, n);
     stack->npackets += n;

@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from snabb_py._native import ffi
+from snabb_py.engine import huge_pages
 from snabb_py.errors import ConfigError, DeviceError
 
 MAGIC = b"SNABBPY1"
@@ -50,7 +51,6 @@ ENTRY = struct.Struct("<IIIII236s")
 UNUSED, COUNTERS, HISTOGRAM = 0, 1, 2
 NENTRIES = 4096
 DIRECTORY = 64
-NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 SIZE = 32 << 20  # sparse: only what is used takes memory
 LINE = 64
 
@@ -80,14 +80,15 @@ def make_private(path: Path) -> None:
         raise ConfigError(f"{path}: belongs to somebody else or others may write to it")
 
 
-def give_huge_pages_back(pages: int) -> None:
-    """Take off the system's huge pages what we once added."""
-    if pages <= 0:
-        return
-    # Somebody else may have changed the number meanwhile: take ours off it.
-    with contextlib.suppress(OSError, ValueError):
-        now = int(NR_HUGEPAGES.read_text())
-        NR_HUGEPAGES.write_text(str(max(0, now - pages)))
+def huge_pages_locked() -> contextlib.AbstractContextManager[None]:
+    """Lock the system's huge pages; see `huge_pages.locked`.
+
+    Raises:
+        SnabbError: there is no directory for the lock.
+    """
+    root = runtime_directory()
+    make_private(root)
+    return huge_pages.locked(root / "hugepages.lock")
 
 
 class InstanceDirectory:
@@ -116,14 +117,10 @@ class InstanceDirectory:
                 f"{self.path}: another engine of this process uses it"
             ) from None
 
-    def note_huge_pages(self, pages: int) -> None:
-        """Leave word of the huge pages that were reserved, should we be killed."""
-        if pages:
-            path = self.path / "hugepages"
-            try:
-                path.write_text(str(pages))
-            except OSError as error:
-                raise DeviceError(f"write {path}", error.errno or 0) from None
+    @property
+    def huge_pages(self) -> huge_pages.Note:
+        """The note of the huge pages that are added, should we be killed."""
+        return huge_pages.Note(self.path / "hugepages")
 
     def close(self) -> None:
         """Remove the directory."""
@@ -149,16 +146,23 @@ def is_alive(directory: Path) -> bool:
 
 def remove_dead(root: Path) -> None:
     """Remove the directories of instances that no longer run."""
-    for path in root.iterdir():
-        # No lock file yet: perhaps it is just being made; it has a minute.
-        with contextlib.suppress(OSError):
-            fresh = path.stat().st_mtime > time.time() - 60
-            if path.name.isdigit() and not is_alive(path):
-                if fresh and not (path / "lock").exists():
-                    continue
+    dead = [p for p in root.iterdir() if p.name.isdigit() and _is_dead(p)]
+    if dead:
+        # One at a time: pages are given back once, and whoever starts finds them given.
+        with huge_pages_locked():
+            for path in filter(_is_dead, dead):
                 with contextlib.suppress(OSError, ValueError):
-                    give_huge_pages_back(int((path / "hugepages").read_text()))
+                    huge_pages.Note(path / "hugepages").clean_up()
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_dead(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        # No lock file yet: perhaps it is just being made; it has a minute.
+        is_fresh = path.stat().st_mtime > time.time() - 60
+        is_begun = (path / "lock").exists()
+        return not is_alive(path) and (is_begun or not is_fresh)
+    return False
 
 
 @dataclass(eq=False)

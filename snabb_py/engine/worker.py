@@ -6,6 +6,7 @@ its end and holds no GIL. Imports memory, plan, shm and the extension.
 
 import errno
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,17 +65,24 @@ def parse_cpus(text: str) -> list[int]:
     """Return the CPUs of a list such as "2", "0,3" or "4-7".
 
     Raises:
-        ConfigError: the text has another form.
+        ConfigError: the text has another form, or a CPU is there twice.
     """
     cpus: list[int] = []
     for part in text.split(","):
-        low, _, high = part.partition("-")
-        try:
-            cpus += range(int(low), int(high or low) + 1)
-        except ValueError:
+        match = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", part, re.ASCII)
+        if not match:
             raise ConfigError(
-                f'CPU list "{text}": expected "2", "0,3" or "4-7"'
-            ) from None
+                f'CPU list "{text}": "{part}" is no CPU; expected "2", "0,3" or "4-7"'
+            )
+        low, high = int(match[1]), int(match[2] or match[1])
+        if low > high:
+            raise ConfigError(
+                f'CPU list "{text}": {part.strip()} begins behind its end'
+            )
+        cpus += range(low, high + 1)
+    for i, cpu in enumerate(cpus):
+        if cpu in cpus[:i]:
+            raise ConfigError(f'CPU list "{text}": CPU {cpu} is there twice')
     return cpus
 
 

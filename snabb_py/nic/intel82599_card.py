@@ -265,12 +265,13 @@ class Nic(Setup):
 
     def _settle_pools(self) -> None:
         """Make pools what those say that still have them: a change may be undone."""
+        stride = self.config.pool_stride
+        queues_of: dict[int, list[Queue]] = {}
+        for n, queue in self.queues.items():
+            if queue.users:
+                queues_of.setdefault(n // stride, []).append(queue)
         for number in list(self.pools):
-            queues = [
-                queue
-                for n, queue in self.queues.items()
-                if n // self.config.pool_stride == number and queue.users
-            ]
+            queues = queues_of.get(number, [])
             wanted = [queue.users[-1] for queue in queues]
             if not wanted:
                 self.remove_pool(number)
@@ -279,8 +280,8 @@ class Nic(Setup):
                 # is settled when that one is.
                 with contextlib.suppress(ConfigError):
                     self.set_pool(wanted[-1])
-            for queue in queues:
-                self.set_strip(queue.number, on=self.pools[number].vlan is not None)
+                for queue in queues:
+                    self.set_strip(queue.number, on=self.pools[number].vlan is not None)
 
     def enable_queue(self, queue: Queue, *, strip: bool) -> None:
         """Enable both directions; the worker brings descriptors (4.6.7.1, 4.6.8.1).

@@ -5,6 +5,7 @@ Plain data: equal configs are equal. Imports errors.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Final
 
 from snabb_py.engine.app import check_range
@@ -178,7 +179,8 @@ class PoolConfig:
 
     Attributes:
         number: of the pool; its first queue is `number` times the card's pool_stride.
-        macs: addresses whose frames it gets; the first is its own.
+        macs: addresses whose frames it gets; the first is its own. None: it gets what
+            is for all, and may send nothing while its source is checked.
         vlan: its frames carry this tag on the wire and none here: stripped when
             received, inserted when sent. None: untagged.
         trunk: VLANs of which it gets and sends frames with their tags.
@@ -204,8 +206,6 @@ class PoolConfig:
             ConfigError: something is out of range, or cannot go together.
         """
         check_range("pool", self.number, 0, 63)
-        if not self.macs:
-            raise ConfigError(f"pool {self.number}: needs a MAC address")
         for mac in self.macs:
             parse_mac(mac)
         check_vlans(self.vlans)
@@ -213,6 +213,11 @@ class PoolConfig:
             raise ConfigError(f"pool {self.number}: vlan or trunk, not both")
         if self.rate_mbps is not None:
             check_range("rate_mbps", self.rate_mbps, 10, LINK_MBPS)
+
+    @cached_property
+    def addresses(self) -> frozenset[bytes]:
+        """Its addresses, as frames have them."""
+        return frozenset(map(parse_mac, self.macs))
 
     @property
     def vlans(self) -> tuple[int, ...]:

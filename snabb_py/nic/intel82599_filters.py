@@ -39,11 +39,11 @@ RAH_AV = 1 << 31
 WEIGHT = 0x98  # of each pool (RTTDT1C): equal, and not below the longest frame / 64
 
 
-def members(pool: PoolConfig | None) -> tuple[set[bytes], set[int]]:
+def members(pool: PoolConfig | None) -> tuple[frozenset[bytes], set[int]]:
     """Return a pool's addresses and VLANs."""
     if pool is None:
-        return set(), set()
-    return {parse_mac(mac) for mac in pool.macs}, set(pool.vlans)
+        return frozenset(), set()
+    return pool.addresses, set(pool.vlans)
 
 
 class Filters(Access):
@@ -312,9 +312,7 @@ class Filters(Access):
             raise ConfigError(f"pool {pool.number}: rate_mbps: at least {least}")
         others = [p for n, p in self.pools.items() if n != pool.number]
         for other in others:
-            shared = {parse_mac(m) for m in pool.macs} & {
-                parse_mac(m) for m in other.macs
-            }
+            shared = pool.addresses & other.addresses
             # Where pools have no tag of their own, untagged frames are for them.
             meet = set(pool.vlans) & set(other.vlans) or pool.vlan is other.vlan is None
             if shared and meet:
@@ -322,7 +320,7 @@ class Filters(Access):
                     f"pool {pool.number}: MAC address {min(shared).hex(':')} is pool "
                     f"{other.number}'s in the same VLAN"
                 )
-        macs = {parse_mac(m) for p in (*others, pool) for m in p.macs} | {self.mac}
+        macs = {self.mac}.union(*(p.addresses for p in (*others, pool)))
         vlans = {v for p in (*others, pool) for v in p.vlans}
         if len(macs) > MAC_FILTERS:
             raise ConfigError(

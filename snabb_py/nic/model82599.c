@@ -528,7 +528,7 @@ void model_set_interrupt(struct model_card *card, uint32_t index, uint32_t vecto
         return;
     model_lock(card);
     if (fd >= 0)
-        signal_open(&card->signal);
+        event_signal_open(&card->signal);
     card->interrupt_fd[index][vector] = fd;
     if (index == MODEL_INTX)
         card->intx_masked = false;
@@ -542,7 +542,7 @@ void model_trigger(struct model_card *card, uint32_t index, uint32_t vector)
         return;
     model_lock(card);
     if (card->interrupt_fd[index][vector] >= 0)
-        signal_send(&card->signal, card->interrupt_fd[index][vector]);
+        event_signal_send(&card->signal, card->interrupt_fd[index][vector]);
     model_unlock(card);
 }
 
@@ -610,7 +610,7 @@ void model_free(struct model_card *card)
     if (!card)
         return;
     model_unmap_all(card);
-    signal_close(&card->signal);
+    event_signal_close(&card->signal);
     if (card->timer_fd >= 0)
         close(card->timer_fd);
     free(card->regions);

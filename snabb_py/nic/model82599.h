@@ -4,7 +4,6 @@
  *     model_phy.c         EEPROM, MDIO, SFP module, semaphores
  *     model_dma.c         the host's memory
  *     model_interrupt.c   causes, masks, moderation, messages
- *     model_signal.c      the eventfds that messages are
  *     model_receive.c     filters, pools, RSS, FIFO, receive descriptors
  *     model_transmit.c    transmit descriptors, offloads, local switch, pacing
  *     model_burst.c       bursts of plain frames, received and sent: the short way
@@ -16,6 +15,8 @@
 #define SNABB_PY_NIC_MODEL82599_H
 
 #include "snabb_py/engine/engine.h"
+#include "snabb_py/engine/event_signal.h"
+#include "snabb_py/engine/guard.h"
 
 #include "snabb_py/nic/model82599_abi.h"
 #include "snabb_py/nic/registers.h"
@@ -53,8 +54,7 @@ struct model_region {
     uint64_t iova;
     uint64_t last; /* the last byte: a region may end at 2^64 */
     uint8_t *address;
-    void *mapping;   /* what model_unmap() gives back to the system, and */
-    uint64_t mapped; /* how many bytes; 0: nothing, it is the caller's */
+    struct guard_mapping mapping; /* none: it is the caller's */
     uint32_t flags;
 };
 
@@ -135,12 +135,6 @@ struct model_tally {
     uint64_t all_bytes;
 };
 
-/* What signals eventfds. */
-struct model_signal {
-    uint64_t context; /* of asynchronous I/O; 0: the system has none for us */
-    int null_fd;
-};
-
 struct model_card {
     /* The lock: tickets, for a thread that waits must get its turn even beside a
      * worker that takes it again at once. */
@@ -196,7 +190,7 @@ struct model_card {
     uint64_t vector_next[MODEL_NVECTORS]; /* ns: moderated until */
     uint64_t tcp_timer; /* ns: expires; 0: not running */
     int interrupt_fd[3][MODEL_NVECTORS];
-    struct model_signal signal;
+    struct event_signal signal;
 
     /* waking the worker */
     int timer_fd;
@@ -432,14 +426,6 @@ void interrupt_reset(struct model_card *card);
 void interrupt_step(struct model_card *card);
 /* When moderation lets the next one go, ns; UINT64_MAX: none waits. */
 uint64_t interrupt_next(const struct model_card *card);
-
-/* ---- model_signal.c ------------------------------------------------------ */
-
-/* Before the first signal; null_fd is -1 until then. */
-void signal_open(struct model_signal *signal);
-void signal_close(struct model_signal *signal);
-/* Signal an eventfd; waits for nobody, where there is asynchronous I/O. */
-void signal_send(struct model_signal *signal, int fd);
 
 /* ---- model_receive.c ----------------------------------------------------- */
 

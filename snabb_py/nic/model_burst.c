@@ -14,17 +14,6 @@
 
 _Static_assert(MODEL_BURST <= 64, "a bit for each frame");
 
-/* Not only near, but taken away from the other CPUs; __builtin_prefetch() does that only
- * when it is compiled for a newer machine than all. */
-static inline void prefetch_to_write(const void *p)
-{
-#if defined(__x86_64__)
-    __asm__("prefetchw %0" : : "m"(*(const char *)p));
-#else
-    __builtin_prefetch(p, 1);
-#endif
-}
-
 /* Copy n bytes and not one more, n >= LEAST_COPY: the last vector overlaps the one
  * before it. */
 enum { LEAST_COPY = 32 };

@@ -9,10 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "snabb_py/engine/guard.h"
 #include "snabb_py/nic/model82599.h"
 #include "snabb_py/nic/model_lock.h"
 
@@ -140,14 +138,6 @@ static int insert_region(struct model_card *card, const struct model_region *reg
     return 0;
 }
 
-static void release_region(const struct model_region *region)
-{
-    if (region->mapped) {
-        guard_remove(region->mapping);
-        munmap(region->mapping, region->mapped);
-    }
-}
-
 /* Takes regions away, and lets go of the lock: to give thousands of them back to the
  * system takes longer than a worker can wait (30000: 75 ms). */
 static void remove_regions(struct model_card *card, uint32_t first, uint32_t end)
@@ -158,7 +148,7 @@ static void remove_regions(struct model_card *card, uint32_t first, uint32_t end
         if (gone)
             gone[i] = card->regions[first + i];
         else
-            release_region(&card->regions[first + i]);
+            guard_unmap(&card->regions[first + i].mapping);
     if (n)
         memmove(&card->regions[first], &card->regions[end],
                 (card->nregions - end) * sizeof(*card->regions));
@@ -166,7 +156,7 @@ static void remove_regions(struct model_card *card, uint32_t first, uint32_t end
     close_windows(card);
     model_unlock(card);
     for (uint32_t i = 0; gone && i < n; i++)
-        release_region(&gone[i]);
+        guard_unmap(&gone[i].mapping);
     free(gone);
 }
 
@@ -192,40 +182,22 @@ int model_map_file(struct model_card *card, uint64_t iova, uint64_t size, int fd
         return error;
     if (offset % MODEL_PAGE)
         return -EINVAL;
-    struct stat file;
-    if (fstat(fd, &file))
-        return -errno;
-    /* Behind the end of a file there are no pages, but mmap() does not say so. */
-    if (!S_ISREG(file.st_mode) || file.st_size < 0)
-        return -EINVAL;
-    if (offset > (uint64_t)file.st_size || size > (uint64_t)file.st_size - offset)
-        return -EFBIG;
     int protection = (flags & MODEL_DMA_READ ? PROT_READ : 0) |
                      (flags & MODEL_DMA_WRITE ? PROT_READ | PROT_WRITE : 0);
-    /* Whole pages of the file's size: of a huge page no part can be mapped, nor be
-     * given back. */
-    uint64_t page = guard_page_size(fd), before = offset & (page - 1);
-    size_t mapped = (size_t)((before + size + page - 1) & ~(page - 1));
-    uint8_t *address = mmap(NULL, mapped, protection, MAP_SHARED | MAP_NORESERVE, fd,
-                            (off_t)(offset - before));
-    if (address == MAP_FAILED)
-        return -errno;
-    error = guard_add(address, mapped, (size_t)page);
-    if (!error) {
-        struct model_region region = {.iova = iova,
-                                      .last = iova + (size - 1),
-                                      .address = address + before,
-                                      .mapping = address,
-                                      .mapped = mapped,
-                                      .flags = flags};
-        model_lock(card);
-        error = insert_region(card, &region);
-        model_unlock(card);
-        if (error)
-            guard_remove(address);
-    }
+    struct guard_mapping mapping;
+    error = guard_map(&mapping, fd, offset, size, protection);
     if (error)
-        munmap(address, mapped);
+        return error;
+    struct model_region region = {.iova = iova,
+                                  .last = iova + (size - 1),
+                                  .address = mapping.data,
+                                  .mapping = mapping,
+                                  .flags = flags};
+    model_lock(card);
+    error = insert_region(card, &region);
+    model_unlock(card);
+    if (error)
+        guard_unmap(&mapping);
     return error;
 }
 

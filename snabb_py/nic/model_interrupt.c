@@ -241,7 +241,7 @@ static void send_message(struct model_card *card, uint32_t index, uint32_t vecto
     int fd = card->interrupt_fd[index][vector];
     count(card, MODEL_INTERRUPTS);
     if (fd >= 0)
-        signal_send(&card->signal, fd);
+        event_signal_send(&card->signal, fd);
 }
 
 /* The interval of EITR: 11:3, in units of 2.048 us (8.2.3.5.12). */

@@ -39,7 +39,9 @@ _EVENTFD = "anon_inode:[eventfd]"
 
 
 def check_eventfd(fd: int) -> None:
-    """Refuse what is no eventfd, and make it one that never lets us wait.
+    """Refuse what is no eventfd, and make it one that does not let us wait.
+
+    Its owner may undo that at any moment: see event_signal.c.
 
     Raises:
         Refusal: it is something else: a pipe could be full, a file have no events.
@@ -109,15 +111,21 @@ class Ring:
 
 
 class Pair:
-    """A queue pair: two rings, and what its worker has of them."""
+    """A queue pair: two rings, and what its worker has of them.
 
-    def __init__(self, event_fd: int) -> None:
+    Args:
+        event_fd: tells the port what the worker has done.
+        signal: `struct event_signal *`, interrupts the guest.
+    """
+
+    def __init__(self, event_fd: int, signal: Any) -> None:
         self.rings = (Ring(), Ring())
         self.poke_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll = select.epoll()
         self.epoll.register(self.poke_fd, select.EPOLLIN | select.EPOLLET)
         self.struct: Any = new_aligned("struct vhost_pair *")
         self.struct.event_fd = event_fd
+        self.struct.rx.signal = self.struct.tx.signal = signal
         self.struct.poke_fd = self.poke_fd
         self.struct.epoll_fd = self.epoll.fileno()
         self._published: Any = ffi.NULL
@@ -173,7 +181,9 @@ class Device:
 
     def __init__(self, npairs: int) -> None:
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.pairs = [Pair(self.event_fd) for _ in range(npairs)]
+        self._signal = ffi.new("struct event_signal *", {"null_fd": -1})
+        lib.event_signal_open(self._signal)
+        self.pairs = [Pair(self.event_fd, self._signal) for _ in range(npairs)]
         self.features = 0
         self.table = Table()
         self._truncated = 0  # by regions of the past
@@ -299,4 +309,5 @@ class Device:
         self.disconnect()
         for pair in self.pairs:
             pair.close()
+        lib.event_signal_close(self._signal)
         os.close(self.event_fd)

@@ -81,6 +81,7 @@ class Guest:
         rx, tx: how rings are laid out.
         huge: try huge pages.
         idle: called while a reply is waited for.
+        patience: seconds until one counts as missing.
     """
 
     def __init__(  # noqa: PLR0913 - all but one have defaults
@@ -95,12 +96,14 @@ class Guest:
         tx: Layout | None = None,
         huge: bool = False,
         idle: Callable[[], object] | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         rx, tx = rx or Layout(), tx or Layout()
         self.path = path
         self.wanted, self.wanted_protocol = features, protocol
         self.features = self.protocol = 0
         self.idle = idle
+        self.patience = patience
         needed = queues * (rx.bytes_needed + tx.bytes_needed) + 8192
         self.memory = Memory(needed, huge=huge)
         self.start_address = int(ffi.cast("uintptr_t", self.memory.address))
@@ -151,7 +154,7 @@ class Guest:
             DeviceError: nobody is there.
         """
         self.disconnect()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         if self._listener:
             self._wait(self._listener, deadline)
             self.socket, _ = self._listener.accept()
@@ -186,7 +189,7 @@ class Guest:
 
     def _read(self, size: int) -> bytes:
         assert self.socket  # noqa: S101 - `connect` comes first
-        data, deadline = b"", time.monotonic() + PATIENCE
+        data, deadline = b"", time.monotonic() + self.patience
         while len(data) < size:
             self._wait(self.socket, deadline)
             part = self.socket.recv(size - len(data))
@@ -198,7 +201,7 @@ class Guest:
     def _wait(self, sock: socket.socket, deadline: float) -> None:
         poll = select.poll()
         poll.register(sock, select.POLLIN)
-        while not poll.poll(1 if self.idle else 1000 * PATIENCE):
+        while not poll.poll(1 if self.idle else 1000 * self.patience):
             if time.monotonic() > deadline:
                 raise DeviceError(f"hear from {self.path}", 110)
             if self.idle:

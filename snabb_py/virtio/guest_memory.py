@@ -6,11 +6,9 @@ them.
 Imports the extension and its sibling `message`.
 """
 
-import contextlib
 import itertools
 import mmap
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +17,8 @@ from snabb_py._native import ffi, lib
 from snabb_py.virtio.message import Refusal
 
 LIMIT: Final = 1 << 64
+#: Bytes of a guest's memory: 127 guests, with files of holes, fill an address space.
+MOST: Final = 1 << 40
 #: Documentation/filesystems/proc: device in the third column, type behind a dash.
 MOUNTS: Final = Path("/proc/self/mountinfo")
 
@@ -39,33 +39,25 @@ class Region:
 
     def __init__(self, start: int, size: int, user: int, offset: int, fd: int) -> None:
         self.start, self.size, self.user = start, size, user
-        if size == 0 or max(start, user, offset) + size > LIMIT:
+        if not 0 < size <= MOST or max(start, user, offset) + size > LIMIT:
             raise Refusal("bad-memory")
+        self._mapping = ffi.new("struct guard_mapping *")
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
         try:
-            status = os.fstat(fd)
-            # Files alone: a device's memory has ways of its own to keep us waiting.
-            if not stat.S_ISREG(status.st_mode) or offset + size > status.st_size:
-                raise Refusal("bad-memory")
-            if is_fuse(fd):
-                raise Refusal("bad-memory")
-            page = lib.guard_page_size(fd)
-            # From the file's beginning: an offset within a huge page cannot be mapped.
-            length = min(-(-(offset + size) // page) * page, status.st_size)
-            self._map = mmap.mmap(fd, length, mmap.MAP_SHARED)
-        except (OSError, ValueError, OverflowError):
-            raise Refusal("bad-memory") from None
-        with contextlib.suppress(OSError):  # a guest's secrets stay out of core files
-            self._map.madvise(mmap.MADV_DONTDUMP)
-        self._view = ffi.from_buffer("uint8_t[]", self._map)
-        if lib.guard_add(self._view, length, page) < 0:
-            self._unmap()
+            # Of files alone, and of such that do not keep us waiting.
+            refused = is_fuse(fd) or lib.guard_map(
+                self._mapping, fd, offset, size, protection
+            )
+        except OSError:
+            refused = True
+        if refused:
             raise Refusal("bad-memory")
-        self.host = self._view + offset
+        self.host = self._mapping.data
 
     @property
     def hits(self) -> int:
         """How often a page was touched that the file no longer had."""
-        return int(lib.guard_hits(self._view))
+        return int(lib.guard_hits(self._mapping.start))
 
     def overlaps(self, other: "Region") -> bool:
         """Return whether two regions share an address, in the guest or in its owner."""
@@ -78,12 +70,7 @@ class Region:
 
     def close(self) -> None:
         """Unmap; nobody touches it any more."""
-        lib.guard_remove(self._view)
-        self._unmap()
-
-    def _unmap(self) -> None:
-        ffi.release(self._view)
-        self._map.close()
+        lib.guard_unmap(self._mapping)
 
 
 def is_fuse(fd: int) -> bool:
@@ -105,7 +92,7 @@ class Table:
         memory: `struct guest_memory *`.
 
     Raises:
-        Refusal: regions overlap.
+        Refusal: regions overlap, or are too much.
     """
 
     def __init__(self, regions: Sequence[Region] = ()) -> None:
@@ -115,6 +102,8 @@ class Table:
             for one, other in itertools.pairwise(order):
                 if one.overlaps(other):
                     raise Refusal("bad-memory")
+        if sum(region.size for region in regions) > MOST:
+            raise Refusal("bad-memory")
         self._array = ffi.new(
             "struct guest_region[]",
             [{"start": r.start, "size": r.size, "host": r.host} for r in self.regions],

@@ -3,6 +3,7 @@
 Imports errors.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -51,25 +52,39 @@ def listen(path: Path, group: int | None) -> socket.socket:
     """Return a socket that listens at a path, for its owner and group.
 
     Raises:
-        DeviceError: see `Port`.
+        DeviceError: see `Port`; the group may not be set. There is no file then.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        _remove_stale(path)
-        # Before there is a file: it is never open to others, whatever the umask.
-        os.fchmod(listener.fileno(), SOCKET_MODE)
-        listener.bind(str(path))
-        if group is not None:
-            os.chown(path, -1, group)
-        path.chmod(SOCKET_MODE)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise DeviceError(f"listen at {path}", error.errno or 0) from None
-    except DeviceError:
-        listener.close()
-        raise
+    with contextlib.ExitStack() as undo:
+        undo.callback(listener.close)
+        try:
+            _remove_stale(path)
+            # Before there is a file: it is never open to others, whatever the umask.
+            os.fchmod(listener.fileno(), SOCKET_MODE)
+            listener.bind(str(path))
+            undo.callback(path.unlink, missing_ok=True)
+            if group is not None:
+                _give(path, group)
+            path.chmod(SOCKET_MODE)
+            listener.listen()
+        except OSError as error:
+            raise DeviceError(f"listen at {path}", error.errno or 0) from None
+        undo.pop_all()
     return listener
+
+
+def _give(path: Path, group: int) -> None:
+    """Let a group have a file.
+
+    Raises:
+        DeviceError: it may not be set, or cannot be.
+    """
+    try:
+        os.chown(path, -1, group, follow_symlinks=False)
+    except OSError as error:
+        hint = "who is not root must be in it" if error.errno == errno.EPERM else ""
+        step = f"give {path} to group {group}"
+        raise DeviceError(step, error.errno or 0, hint) from None
 
 
 def _remove_stale(path: Path) -> None:
@@ -79,7 +94,8 @@ def _remove_stale(path: Path) -> None:
     except OSError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        return  # bind() will say so
+        hint = "what is there is no socket, and stays"
+        raise DeviceError(f"listen at {path}", errno.EADDRINUSE, hint)
     hint = "somebody listens there"
     # Of another type than a server's: one that is alive refuses it for that, and does
     # not see it. One that nobody has refuses any. Source: unix_find_bsd() of Linux.

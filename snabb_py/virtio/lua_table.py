@@ -5,6 +5,7 @@ quotings, numbers, booleans, nil, tables, comments (Lua 5.4 reference manual, 3.
 3.4.9). Whatever would have to be executed is refused where it stands. Imports errors.
 """
 
+import bisect
 import re
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -24,6 +25,17 @@ class Node:
 
     value: "bool | int | float | str | list[Node] | dict[str, Node] | None"
     line: int
+
+
+class Lines:
+    """The lines of a text; a large one is not counted through again for each value."""
+
+    def __init__(self, text: str) -> None:
+        self._ends = [match.start() for match in re.finditer("\n", text)]
+
+    def of(self, at: int) -> int:
+        """Return the line that a position is in, from 1 on."""
+        return bisect.bisect_left(self._ends, at) + 1
 
 
 KEYWORDS: Final = {
@@ -72,11 +84,9 @@ class _Parser:
         self.file = file
         first = re.match(r"\ufeff?(#[^\n]*)?", self.text)
         self.at = first.end() if first else 0
+        self.line_of = Lines(self.text).of
         self.token = Token("end", "", 0)
         self.step()
-
-    def line_of(self, at: int) -> int:
-        return self.text.count("\n", 0, at) + 1
 
     def fail(self, at: int, what: str) -> NoReturn:
         column = at - (self.text.rfind("\n", 0, at) + 1) + 1

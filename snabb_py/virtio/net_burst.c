@@ -14,6 +14,14 @@
 enum {
     LINE = 64,
     AHEAD = 8, /* packets whose metadata are prefetched */
+    SHOWN = 16, /* packets that a waiting guest is shown at once */
+    /* What a burst of buffers that are not plain may cost: looks (virtq_pieces), and
+     * bytes by the WORTH. The rest waits for the next breath, when others had their
+     * turn. */
+    WORK_MAX = 8192,
+    WORTH = 256,
+    /* Plain packets in a row that make it likely that there are more. */
+    STRETCH = 16,
     FRAME_MIN = WIRE_ETHERNET_SIZE
 };
 
@@ -30,6 +38,7 @@ static inline uint64_t read_word(const uint8_t *from)
 /* What a burst has used, not shown to the guest yet. */
 struct used_list {
     uint32_t n;
+    uint32_t work; /* see WORK_MAX */
     struct virtq_used used[VIRTQ_BURST_MAX];
 };
 
@@ -45,7 +54,6 @@ static void finish(struct vhost_pair *pair, struct virtq *q, const struct used_l
         if (unlikely(q->is_armed))
             virtq_disarm(q);
     }
-    virtq_signal(q);
     if (unlikely(q->broken))
         vhost_note_broken(pair, q);
 }
@@ -135,17 +143,20 @@ static int put_frame(struct vhost_pair *pair, const struct packet *packet,
     struct virtio_net_header written = *header;
     uint32_t needed = pair->header_size + packet->length, first = list->n, at = first;
     uint32_t left = needed;
-    pieces.n = 0;
-    pieces.length = 0;
+    virtq_begin(&pieces);
+    list->work += packet->length / WORTH;
     /* All buffers are found before any is written to: what does not fit leaves no
      * trace, and the guest never sees half a packet. */
     while (left > 0) {
         if (at == ready)
             return first == 0 && is_all(q, ready) ? VHOST_DROP_RX_TOO_LONG : -EAGAIN;
+        if (list->work > WORK_MAX)
+            return -EAGAIN;
         uint64_t before = pieces.length;
-        uint32_t head = virtq_head(q, at);
+        uint32_t head = virtq_head(q, at), looked = pieces.looks;
         if (!virtq_gather(q, head, true, &pieces))
             return -EIO;
+        list->work += pieces.looks - looked;
         uint64_t room = pieces.length - before;
         uint32_t length = room < left ? (uint32_t)room : left;
         list->used[at++] = (struct virtq_used){head, length};
@@ -260,14 +271,14 @@ static inline uint32_t find_room(struct vhost_pair *pair, struct packet **packet
                      !packet_is_plain(packets[i])))
             return i;
         used[i].length = length;
-        __builtin_prefetch(to[i], 1);
-        __builtin_prefetch(to[i] + LINE, 1);
+        prefetch_to_write(to[i]);
+        prefetch_to_write(to[i] + LINE);
     }
     return n;
 }
 
-HOT uint32_t vhost_to_guest(struct vhost_pair *pair, struct freelist *freelist,
-                            struct packet **packets, uint32_t n, uint64_t *bytes)
+HOT static uint32_t put_burst(struct vhost_pair *pair, struct freelist *freelist,
+                              struct packet **packets, uint32_t n, uint64_t *bytes)
 {
     struct virtq *q = &pair->rx;
     struct used_list list;
@@ -275,9 +286,10 @@ HOT uint32_t vhost_to_guest(struct vhost_pair *pair, struct freelist *freelist,
     uint32_t ready = virtq_ready(q, min_u32(n, q->size)), done = 0, sent = 0;
     uint64_t sum = 0, lost = 0;
     const struct virtio_net_header plain = {.num_buffers = 1};
-    list.n = 0;
-    while (done < n && list.n < ready) {
-        uint32_t run = min_u32(n - done, ready - list.n);
+    uint32_t stretch = VIRTQ_BURST_MAX;
+    list.n = list.work = 0;
+    while (done < n && list.n < ready && list.work <= WORK_MAX) {
+        uint32_t run = min_u32(min_u32(n - done, ready - list.n), stretch);
         run = find_room(pair, packets + done, run, &list, to);
         for (uint32_t i = 0; i < run; i++) {
             const struct packet *packet = packets[done + i];
@@ -297,9 +309,11 @@ HOT uint32_t vhost_to_guest(struct vhost_pair *pair, struct freelist *freelist,
         ready = virtq_ready(q, min_u32(q->size, VIRTQ_BURST_MAX));
         struct packet *packet = packets[done];
         uint32_t length = packet->length;
-        bool is_super = packet->gso_type != PACKET_GSO_NONE;
+        bool is_super = packet->gso_type != PACKET_GSO_NONE, is_first = list.work == 0;
         int rc = put_any(pair, freelist, packet, &list, ready);
-        if (rc == -EAGAIN && list.n == 0 && has_waited(pair))
+        stretch = run >= STRETCH ? VIRTQ_BURST_MAX : STRETCH;
+        bool is_endless = is_first && list.work > WORK_MAX;
+        if (rc == -EAGAIN && list.n == 0 && (is_endless || has_waited(pair)))
             rc = VHOST_DROP_RX_TOO_LONG;
         if (rc < 0) /* broken, or to be tried again */
             break;
@@ -321,6 +335,26 @@ HOT uint32_t vhost_to_guest(struct vhost_pair *pair, struct freelist *freelist,
     vhost_count(pair, VHOST_RX_PACKETS, sent);
     vhost_count(pair, VHOST_RX_BYTES, sum - lost);
     *bytes += sum;
+    return done;
+}
+
+/* The packets of a burst that the guest is shown before the others. One that keeps up - it
+ * has given back most of its buffers, and looks for more - begins with the first while
+ * we still write the rest (bench vhost loop with DPDK: 5.6 -> 8.3 Mpps). One that lags
+ * behind is disturbed once a burst. */
+static inline uint32_t first_part(const struct virtq *q, uint32_t n)
+{
+    uint32_t available = (uint16_t)(q->seen - q->next);
+    return available > q->size / 2 ? min_u32(n, SHOWN) : n;
+}
+
+uint32_t vhost_to_guest(struct vhost_pair *pair, struct freelist *freelist,
+                        struct packet **packets, uint32_t n, uint64_t *bytes)
+{
+    uint32_t first = first_part(&pair->rx, n);
+    uint32_t done = put_burst(pair, freelist, packets, first, bytes);
+    if (done == first && done < n)
+        done += put_burst(pair, freelist, packets + done, n - done, bytes);
     return done;
 }
 
@@ -358,19 +392,24 @@ static struct packet *take_frame(struct vhost_pair *pair, struct freelist *freel
 
 /* A buffer that takes more than one look. False: the ring is broken. */
 static bool take_any(struct vhost_pair *pair, struct freelist *freelist, uint32_t head,
-                     struct packet **packet)
+                     struct packet **packet, uint32_t *work)
 {
     struct virtq_pieces pieces;
-    pieces.n = 0;
-    pieces.length = 0;
+    virtq_begin(&pieces);
     if (!virtq_gather(&pair->tx, head, false, &pieces))
         return false;
     *packet = take_frame(pair, freelist, &pieces);
+    *work += pieces.looks + (*packet ? (*packet)->length / WORTH : 0);
     return true;
 }
 
 /* Find where up to n buffers begin: those that are a single descriptor in known memory,
- * with room to read whole lines; the others are NULL. */
+ * with room to read whole lines; the others are NULL.
+ *
+ * A frame's first line is taken away from the guest, though it is only read, and demoted
+ * when it has been: the guest soon writes another frame there, and waits less for a line
+ * that nobody has than for one that we share (bench vhost tx with DPDK as the guest:
+ * 17.0 -> 20.7 Mpps; either half of it alone does nothing). */
 static inline void find_frames(struct vhost_pair *pair, uint32_t n,
                                struct virtq_used *used, const uint8_t **from,
                                uint32_t *lengths)
@@ -393,7 +432,7 @@ static inline void find_frames(struct vhost_pair *pair, uint32_t n,
             continue;
         from[i] = virtq_peek(q, &desc, desc.length + LINE);
         __builtin_prefetch(from[i]);
-        __builtin_prefetch(from[i] + LINE);
+        prefetch_to_write(from[i] + LINE);
     }
 }
 
@@ -434,7 +473,7 @@ HOT uint32_t vhost_from_guest(struct vhost_pair *pair, struct freelist *freelist
     copy_pointers(packets, freelist_take(freelist, PACKET_SMALL, n), n);
     /* packets[0..kept) are taken, those from i on are fresh, and between lies what has
      * to go back: `spare` of it at the end. */
-    uint32_t i = 0;
+    uint32_t i = 0, work = 0;
     spare = 0;
     struct packet *unused[VIRTQ_BURST_MAX];
     for (; i < n; i++) {
@@ -443,6 +482,7 @@ HOT uint32_t vhost_from_guest(struct vhost_pair *pair, struct freelist *freelist
             uint64_t first = read_word(from[i]);
             packet_fresh(packet, PACKET_SMALL, lengths[i]);
             packet_copy_data(packet->data, from[i] + header, lengths[i]);
+            demote(from[i] + LINE);
             if (unlikely(first & 0xffff) && !read_header(packet, from[i], first)) {
                 vhost_count(pair, VHOST_DROP_TX_BAD_OFFLOAD, 1);
                 unused[spare++] = packet;
@@ -450,7 +490,8 @@ HOT uint32_t vhost_from_guest(struct vhost_pair *pair, struct freelist *freelist
             }
         } else {
             unused[spare++] = packet;
-            if (unlikely(!take_any(pair, freelist, list.used[i].id, &packet)))
+            if (unlikely(work > WORK_MAX ||
+                         !take_any(pair, freelist, list.used[i].id, &packet, &work)))
                 break;
             if (!packet)
                 continue;
@@ -460,7 +501,7 @@ HOT uint32_t vhost_from_guest(struct vhost_pair *pair, struct freelist *freelist
         packets[kept++] = packet;
     }
     list.n = i;
-    if (unlikely(i < n)) { /* broken: those behind were not looked at */
+    if (unlikely(i < n)) { /* broken or enough: those behind were not looked at */
         packet_free_burst(freelist, packets + i + 1, n - i - 1);
         n = i;
     }

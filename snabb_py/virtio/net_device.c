@@ -93,8 +93,17 @@ struct vhost_setup *vhost_taken(const struct vhost_pair *pair)
     return __atomic_load_n(&pair->taken, __ATOMIC_ACQUIRE);
 }
 
+/* Interrupts for what was used since the last breath began. */
+static inline void signal_guest(struct vhost_pair *pair)
+{
+    virtq_signal(&pair->rx);
+    virtq_signal(&pair->tx);
+}
+
 void vhost_leave(struct vhost_pair *pair)
 {
+    if (__atomic_load_n(&pair->owner, __ATOMIC_ACQUIRE) == VHOST_WORKER)
+        signal_guest(pair);
     __atomic_store_n(&pair->owner, VHOST_NOBODY, __ATOMIC_SEQ_CST);
     /* What was published to us meanwhile is the port's to take. */
     notify(pair->event_fd);
@@ -115,9 +124,10 @@ static inline bool enter(struct vhost_pair *pair)
 void vhost_note_broken(struct vhost_pair *pair, struct virtq *q)
 {
     vhost_count(pair, VHOST_BROKEN_AVAIL_RINGS + q->broken - 1, 1);
+    virtq_signal(q);
     q->size = 0;
     if (q->err_fd >= 0)
-        notify(q->err_fd);
+        event_signal_send(q->signal, q->err_fd);
     notify(pair->event_fd);
 }
 
@@ -240,11 +250,12 @@ static uint32_t vhost_pull(struct app *app)
     struct vhost_net *net = app->state;
     struct link *out = app->output[0];
     uint32_t moved = 0;
-    if (!out)
-        return 0;
     for (uint32_t i = 0; i < net->npairs; i++) {
         struct vhost_pair *pair = net->pairs[i];
-        if (!enter(pair) || pair->tx.size == 0 || pair->tx.enabled == VIRTQ_WAITS)
+        if (!enter(pair))
+            continue;
+        signal_guest(pair);
+        if (!out || pair->tx.size == 0 || pair->tx.enabled == VIRTQ_WAITS)
             continue;
         uint32_t most = min_u32(app->worker->burst, link_writable(out));
         uint32_t ready = virtq_ready(&pair->tx, most);
@@ -262,6 +273,9 @@ static void vhost_tick(struct app *app)
     const struct vhost_net *net = app->state;
     for (uint32_t i = 0; i < net->npairs; i++) {
         struct vhost_pair *pair = net->pairs[i];
+        /* A network that is drained does not pull. */
+        if (enter(pair))
+            signal_guest(pair);
         pair->counters[VHOST_INTERRUPTS] = pair->rx.ncalls + pair->tx.ncalls;
         pair->stuck_ticks += pair->is_stuck;
     }
@@ -279,6 +293,7 @@ static bool arm_pair(struct app *app, struct vhost_pair *pair)
     struct epoll_event events[3];
     if (!enter(pair))
         return false;
+    signal_guest(pair);
     /* Edge-triggered: what has happened until now is forgotten, and looked at now. */
     epoll_wait(pair->epoll_fd, events, 3, 0);
     if (__atomic_load_n(&pair->next, __ATOMIC_SEQ_CST))

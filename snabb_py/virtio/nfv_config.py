@@ -6,6 +6,7 @@ Imports apps, engine and errors.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from snabb_py.virtio.lua_table import Node
 from snabb_py.virtio.nfv_keys import KEYS, find_key, show
 
 SOCKET_PATH_MAX: Final = 107  #: bytes; struct sockaddr_un has 108 with the zero
+#: Bytes of a file: as many as all ports there may be need, filters and all.
+FILE_MAX: Final = 4 << 20
 
 Warn = Callable[[str], None]
 
@@ -36,7 +39,7 @@ class PortConfig:
         stateful_filter: what one filter passes lets replies pass the other.
         rx_police, tx_police: Gb/s to it, from it, at most; None: no limit.
         rx_police_burst, tx_police_burst: bytes that may pass at once after a pause;
-            None: 10 ms of the limit.
+            None: 250 ms of the limit.
         disable_mrg_rxbuf, disable_indirect_desc: features it is not offered.
         server: we make the socket and the virtual machine connects; False: it makes the
             socket, None: as the program was told for all.
@@ -69,6 +72,11 @@ class PortConfig:
         return mangle(self.port_id)
 
     @property
+    def stations(self) -> tuple[str, ...]:
+        """Its addresses without those of groups, which it cannot have."""
+        return tuple(mac for mac in self.macs if not int(mac[:2], 16) & 1)
+
+    @property
     def vlans(self) -> tuple[int | None, ...]:
         """All VLANs that it is in; None is untagged."""
         return self.trunk or (self.vlan,)
@@ -96,7 +104,7 @@ class NfvConfig:
             )
         paths = {p.port_id: template.replace("%s", p.port_id) for p in self.ports}
         for port_id, path in paths.items():
-            if (n := len(path.encode())) > SOCKET_PATH_MAX:
+            if (n := len(os.fsencode(path))) > SOCKET_PATH_MAX:
                 raise ConfigError(
                     f'port "{port_id}": socket path {path} has {n} bytes, '
                     f"{SOCKET_PATH_MAX} at most; use a directory with a shorter name"
@@ -141,9 +149,12 @@ def read(path: str | Path, warn: Warn) -> NfvConfig:
         ConfigError: something in it is wrong.
     """
     try:
-        content = Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            content = stream.read(FILE_MAX + 1)
     except OSError as error:
         raise DeviceError(f"read {path}", error.errno or 0) from None
+    if len(content) > FILE_MAX:
+        raise ConfigError(f"{path}: is longer than {FILE_MAX >> 20} MiB: no config")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -223,10 +234,10 @@ def _check_port(located: _Located, warn: Warn) -> None:
         if getattr(port, f"{way}_burst") is not None and getattr(port, way) is None:
             raise located.error(f"{way}_burst", f"says nothing without {way}")
     for mac in port.macs:
-        if int(mac[:2], 16) & 1:
+        if mac not in port.stations:
             warn(
                 f"{located.error('macs', mac)} is a group's address, which no virtual "
-                "machine can have; a card will refuse it"
+                "machine can have: nothing comes to it or from it"
             )
 
 
@@ -250,16 +261,21 @@ def _check_together(ports: list[_Located]) -> None:
         if port.vlans != (None,):
             field = "trunk" if port.trunk else "vlan"
             raise located.error(field, "needs mac_address beside it")
-    _check_unique(
-        ports,
-        "macs",
-        lambda p: [_name_mac(mac, vlan) for mac in p.macs for vlan in p.vlans],
-        "is an address",
-    )
+    _check_addresses(ports)
 
 
-def _name_mac(mac: str, vlan: int | None) -> str:
-    return f"{mac} in VLAN {vlan}" if vlan else mac
+def _check_addresses(ports: list[_Located]) -> None:
+    """Check that none has an address of another's in the same VLAN."""
+    seen: dict[str, list[_Located]] = {}
+    for located in ports:
+        for mac in located.port.macs:
+            for other in seen.get(mac, []):
+                common = set(other.port.vlans).intersection(located.port.vlans)
+                if common:
+                    vlan = min(common, key=lambda vlan: vlan or 0)
+                    name = f"{mac} in VLAN {vlan}" if vlan else mac
+                    raise _taken(located, "macs", f"{name} is an address", other)
+            seen.setdefault(mac, []).append(located)
 
 
 def _check_unique(
@@ -272,12 +288,15 @@ def _check_unique(
     for located in ports:
         for name in names(located.port):
             if other := seen.get(name):
-                line = other.lines.get(field, other.line)
-                raise located.error(
-                    field,
-                    f'{name} {what} of port "{other.port.port_id}", too (line {line})',
-                )
+                raise _taken(located, field, f"{name} {what}", other)
             seen[name] = located
+
+
+def _taken(located: _Located, field: str, what: str, other: _Located) -> ConfigError:
+    line = other.lines.get(field, other.line)
+    return located.error(
+        field, f'{what} of port "{other.port.port_id}", too (line {line})'
+    )
 
 
 # -- writing -------------------------------------------------------------------

@@ -7,6 +7,7 @@
 All are read into nodes that know their line. Imports errors and lua_table.
 """
 
+import bisect
 import json
 import re
 import tomllib
@@ -75,6 +76,7 @@ class _Json:
         self.text = text.removeprefix("\ufeff")
         self.file = file
         self.decoder = json.JSONDecoder()
+        self.line_of = lua_table.Lines(self.text).of
 
     def parse(self) -> Node:
         try:
@@ -87,8 +89,7 @@ class _Json:
         return node
 
     def error(self, at: int, what: str) -> ConfigError:
-        line = self.text.count("\n", 0, at) + 1
-        return ConfigError(f"{self.file}:{line}: {what}")
+        return ConfigError(f"{self.file}:{self.line_of(at)}: {what}")
 
     def skip(self, at: int) -> int:
         while at < len(self.text) and self.text[at] in " \t\r\n":
@@ -96,7 +97,7 @@ class _Json:
         return at
 
     def value(self, at: int, depth: int) -> tuple[Node, int]:
-        line = self.text.count("\n", 0, at) + 1
+        line = self.line_of(at)
         first = self.text[at : at + 1]
         if depth > lua_table.MAX_DEPTH:
             raise self.error(
@@ -173,40 +174,55 @@ def _parse_toml(text: str, file: str) -> Node:
         raise ConfigError(f"{file}:1: too many values in each other") from None
     except ValueError:  # Python reads no number of thousands of digits
         raise ConfigError(f"{file}:1: a number is too long") from None
-    lines = text.splitlines()
-    headers = [n for n, line in enumerate(lines, 1) if _HEADER.match(line)]
+    places = _Places(text)
+    headers = places.headers
     ports = values.get(LIST_KEY)
-    if not isinstance(ports, list) or len(headers) != len(ports):
-        return _locate(values, lines, 1, len(lines))
-    bounds = [*headers, len(lines) + 1]
-    items = [
-        _locate(port, lines, bounds[i], bounds[i + 1] - 1)
-        for i, port in enumerate(ports)
-    ]
-    rest = {key: value for key, value in values.items() if key != LIST_KEY}
-    fields = {key: _locate(item, lines, 1, 1) for key, item in rest.items()}
+    try:
+        if not isinstance(ports, list) or len(headers) != len(ports):
+            return places.locate(values, 1, places.nlines)
+        bounds = [*headers, places.nlines + 1]
+        items = [
+            places.locate(port, bounds[i], bounds[i + 1] - 1)
+            for i, port in enumerate(ports)
+        ]
+        rest = {key: value for key, value in values.items() if key != LIST_KEY}
+        fields = {key: places.locate(item, 1, 1) for key, item in rest.items()}
+    except RecursionError:  # a key of a thousand dots
+        raise ConfigError(f"{file}:1: too many values in each other") from None
     return Node({**fields, LIST_KEY: Node(items, headers[0])}, 1)
 
 
-def _locate(value: object, lines: Sequence[str], first: int, last: int) -> Node:
-    """Return nodes for values; keys are looked for in the lines first..last."""
-    if isinstance(value, list):
-        return Node([_locate(item, lines, first, last) for item in value], first)
-    if not isinstance(value, dict):
+class _Places:
+    """The lines of a TOML file: where ports begin, and which keys are where."""
+
+    def __init__(self, text: str) -> None:
+        lines = text.splitlines()
+        self.nlines = len(lines)
+        self.headers = [n for n, line in enumerate(lines, 1) if _HEADER.match(line)]
+        self._fields: dict[str, list[int]] = {}
+        for n, line in enumerate(lines, 1):
+            if match := _FIELD.match(line):
+                self._fields.setdefault(match[1], []).append(n)
+
+    def find(self, key: str, first: int, last: int) -> int | None:
+        """Return the first of these lines that a key is in."""
+        places = self._fields.get(key, [])
+        i = bisect.bisect_left(places, first)
+        return places[i] if i < len(places) and places[i] <= last else None
+
+    def locate(self, value: object, first: int, last: int) -> Node:
+        """Return nodes for values; keys are looked for in the lines first..last."""
+        if isinstance(value, list):
+            return Node([self.locate(item, first, last) for item in value], first)
         if isinstance(value, bool | int | float | str):
             return Node(value, first)
-        return Node(str(value), first)  # a date: no key takes one
-    found: dict[str, int] = {}
-    for n in range(first, last + 1):
-        if match := _FIELD.match(lines[n - 1]):
-            found.setdefault(match[1], n)
-    return Node(
-        {
-            key: _locate(item, lines, found.get(key, first), found.get(key, last))
-            for key, item in value.items()
-        },
-        first,
-    )
+        if not isinstance(value, dict):
+            return Node(str(value), first)  # a date: no key takes one
+        fields = {}
+        for key, item in value.items():
+            line = self.find(key, first, last)
+            fields[key] = self.locate(item, line or first, line or last)
+        return Node(fields, first)
 
 
 # -- writing -------------------------------------------------------------------

@@ -114,7 +114,10 @@ def _vlan(value: object) -> int | None:
 
 def _trunk(value: object) -> tuple[int, ...]:
     vlans: set[int] = set()
-    for item in value if isinstance(value, list) else [value]:
+    items = value if isinstance(value, list) else [value]
+    if len(items) > VLAN_MAX:
+        raise ConfigError(f"{len(items)} items, and there are {VLAN_MAX} VLANs")
+    for item in items:
         text = item if isinstance(item, str) else ""
         match = re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", text, re.ASCII)
         ends = [int(match[1]), int(match[2])] if match else [item, item]

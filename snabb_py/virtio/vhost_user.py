@@ -23,8 +23,10 @@ from snabb_py.virtio.session import Session
 
 Clock = Callable[[], float]
 
-#: Seconds that a front end has for the rest of a message, and to read a reply.
+#: Seconds that a front end has for the rest of a message, and to read a reply. For its
+#: first message it has more: a virtual machine may find its memory first.
 PATIENCE: Final = 5.0
+FIRST_PATIENCE: Final = 6 * PATIENCE
 #: Seconds between attempts to connect: the first pause, and the longest.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
@@ -93,13 +95,13 @@ class Port:
             self._inode = inode_of(config.path)
         with loop.lock:
             self.device = Device(config.queues)
-            loop.watch(self.device.event_fd, self._settle)
+            loop.watch(self.device.event_fd, self._on_settle)
             self._open()
 
     def _open(self) -> None:
         if self._listener:
             self._is_accepting = True
-            self._loop.watch(self._listener.fileno(), self._accept)
+            self._loop.watch(self._listener.fileno(), self._on_accept)
         else:
             self._connect()
 
@@ -141,7 +143,7 @@ class Port:
             return
         # The one before may have gone, and this one come, before we looked at either.
         if self._connection and has_hung_up(self._connection.sock):
-            self._serve()
+            self._on_serve()
             self._drop("")
         if self._connection:
             self.counters["refused-busy-connections"] += 1
@@ -151,11 +153,15 @@ class Port:
         self._begin(sock)
 
     def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(
+                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+            )
             sock.connect(str(self.config.path))
         except OSError:
-            sock.close()
+            if sock:
+                sock.close()
             self._connect_at = self._clock() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             self._loop.look_soon(self._look)
@@ -167,9 +173,15 @@ class Port:
         sock.setblocking(False)
         self.counters["connections"] += 1
         session = Session(self.device, self.config.features)
-        self._connection = Connection(sock, session, self.counters, self._clock)
-        self._loop.watch(sock.fileno(), self._serve)
+        self._connection = Connection(
+            sock,
+            session,
+            self.counters,
+            self._clock,
+            has_come=self.config.is_server,
+        )
         self._say("front end connected")
+        self._after()
 
     def _drop(self, reason: str, *, is_final: bool = False) -> None:
         """End the connection; the port is ready for the next front end."""
@@ -199,11 +211,20 @@ class Port:
             self._say(f"internal error: {type(error).__name__}: {error}")
             self._drop("internal")
 
+    def _on_accept(self) -> None:
+        self._guarded(self._accept)
+
+    def _on_serve(self) -> None:
+        self._guarded(self._serve)
+
+    def _on_settle(self) -> None:
+        self._guarded(self._settle)
+
     def _serve(self) -> None:
         connection = self._connection
         if not connection:
             return
-        self._guarded(connection.serve)
+        connection.serve()
         self._after()
 
     def _settle(self) -> None:
@@ -213,7 +234,7 @@ class Port:
             for which, reason in pair.new_breakage():
                 self._say(f"ring {2 * i + which} is broken ({reason}) and stopped")
         if is_settled and self._connection:
-            self._guarded(self._connection.resume)
+            self._connection.resume()
             self._after()
 
     def _after(self) -> None:
@@ -227,7 +248,7 @@ class Port:
         if connection.is_stalled:
             events = select.EPOLLOUT
         if events:
-            self._loop.watch(connection.sock.fileno(), self._serve, events)
+            self._loop.watch(connection.sock.fileno(), self._on_serve, events)
         else:
             self._loop.watch(connection.sock.fileno(), None)
         if connection.debt:
@@ -235,20 +256,26 @@ class Port:
 
     def _look(self) -> bool:
         """Do what time brings; return whether more of it is to come."""
+        self._guarded(self._look_now)
+        connection = self._connection
+        return (
+            bool(connection and connection.debt)
+            or (not self.config.is_server and not connection)
+            or (bool(self._listener) and not self._is_accepting)
+        )
+
+    def _look_now(self) -> None:
         if self._listener and not self._is_accepting:
             self._open()
         debt = self._connection and self._connection.debt
         if debt:
             reason, since = debt
-            if self._clock() - since > self._patience:
+            patience = FIRST_PATIENCE if reason == "silent" else self._patience
+            if self._clock() - since > patience:
                 self._drop(reason)
         is_alone = not self.config.is_server and not self._connection
         if is_alone and self._clock() >= self._connect_at:
             self._connect()
-            is_alone = not self._connection
-        return (
-            bool(debt) or is_alone or (bool(self._listener) and not self._is_accepting)
-        )
 
     # -- for the user ----------------------------------------------------------
 

@@ -1,9 +1,4 @@
 /* Split virtqueues: see virtq_abi.h. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <unistd.h>
-
 #include "snabb_py/virtio/virtq.h"
 
 enum { /* feature bits, virtio 1.2, 6 */
@@ -11,17 +6,13 @@ enum { /* feature bits, virtio 1.2, 6 */
     EVENT_IDX = 29
 };
 
-static void write_event(int fd)
-{
-    uint64_t one = 1;
-    if (fd < 0)
-        return;
-    /* Fails when its counter is full: then it is readable anyway. */
-    ssize_t ignored = write(fd, &one, sizeof(one));
-    (void)ignored;
-}
-
 /* ---- start and stop ------------------------------------------------------ */
+
+static void interrupt(const struct virtq *q)
+{
+    if (q->call_fd >= 0)
+        event_signal_send(q->signal, q->call_fd);
+}
 
 static void start(struct virtq *q)
 {
@@ -40,6 +31,7 @@ void virtq_apply(struct virtq *q, const struct virtq_setup *setup,
 {
     bool is_new = setup->start != q->start;
     bool is_missing = setup->call_fd != q->call_fd;
+    virtq_signal(q); /* in the memory and by the eventfd that it had */
     if (q->size && (is_new || !setup->size))
         /* Its successor may want to be kicked. */
         __atomic_store_n(q->used, 0, __ATOMIC_RELAXED);
@@ -61,7 +53,7 @@ void virtq_apply(struct virtq *q, const struct virtq_setup *setup,
         start(q);
     if (is_new || is_missing)
         /* What was used before may not have reached the guest. */
-        write_event(q->call_fd);
+        interrupt(q);
 }
 
 /* ---- chains -------------------------------------------------------------- */
@@ -91,6 +83,7 @@ static uint32_t add_range(struct virtq *q, uint64_t address, uint32_t length,
 {
     while (length > 0) {
         const struct guest_region *region = find_region(q->memory, address);
+        pieces->looks++;
         if (!region)
             return VIRTQ_BAD_ADDRESS;
         uint64_t offset = address - region->start, left = region->size - offset;
@@ -109,53 +102,30 @@ static uint32_t add_range(struct virtq *q, uint64_t address, uint32_t length,
     return VIRTQ_OK;
 }
 
-/* An indirect table: where it is ours in one piece, or else its pieces. */
-struct table {
-    const struct virtq_desc *entries; /* NULL: in pieces */
+/* Where an indirect table is: the guest's memory, or the copy of one that does not lie
+ * there in one piece. NULL: there is no such memory. */
+static const struct virtq_desc *find_table(struct virtq *q,
+                                           const struct virtq_desc *outer,
+                                           struct virtq_desc *copy, uint32_t *looks)
+{
     struct virtq_pieces pieces;
-};
-
-static uint32_t find_table(struct virtq *q, const struct virtq_desc *outer,
-                           struct table *table)
-{
-    uint8_t *data = virtq_peek(q, outer, outer->length);
-    table->entries = NULL;
-    if (likely(data && (uintptr_t)data % sizeof(*outer) == 0)) {
-        table->entries = (const struct virtq_desc *)(void *)data;
-        return VIRTQ_OK;
-    }
-    table->pieces.n = 0;
-    table->pieces.length = 0;
-    return add_range(q, outer->address, outer->length, &table->pieces);
-}
-
-/* Entry i, which is in the table, but perhaps in two pieces of it. */
-static struct virtq_desc read_entry(const struct table *table, uint32_t i)
-{
-    struct virtq_desc desc;
-    uint8_t bytes[sizeof(desc)];
-    uint64_t at = (uint64_t)i * sizeof(desc);
-    uint32_t got = 0;
-    if (likely(table->entries))
-        return virtq_read(&table->entries[i]);
-    for (uint32_t k = 0; k < table->pieces.n && got < sizeof(bytes); k++) {
-        const struct virtq_piece *piece = &table->pieces.pieces[k];
-        if (at >= piece->length) {
-            at -= piece->length;
-            continue;
-        }
-        for (; at < piece->length && got < sizeof(bytes); at++)
-            bytes[got++] = READ_ONCE(piece->data[at]);
-        at = 0;
-    }
-    memcpy(&desc, bytes, sizeof(bytes));
-    return desc;
+    uint8_t *data = virtq_peek(q, outer, outer->length), *to = (uint8_t *)copy;
+    if (likely(data && (uintptr_t)data % sizeof(*outer) == 0))
+        return (const struct virtq_desc *)(void *)data;
+    virtq_begin(&pieces);
+    if (add_range(q, outer->address, outer->length, &pieces))
+        return NULL;
+    *looks += pieces.looks;
+    for (uint32_t i = 0; i < pieces.n; to += pieces.pieces[i++].length)
+        memcpy(to, pieces.pieces[i].data, pieces.pieces[i].length);
+    return copy;
 }
 
 static uint32_t add_desc(struct virtq *q, const struct virtq_desc *desc, bool write,
                          struct virtq_pieces *pieces)
 {
     /* Net devices' buffers go one way as a whole. */
+    pieces->looks++;
     if (!(desc->flags & VIRTQ_WRITE) == write)
         return VIRTQ_BAD_DIRECTION;
     return add_range(q, desc->address, desc->length, pieces);
@@ -164,15 +134,16 @@ static uint32_t add_desc(struct virtq *q, const struct virtq_desc *desc, bool wr
 static uint32_t gather_indirect(struct virtq *q, const struct virtq_desc *outer,
                                 bool write, struct virtq_pieces *pieces)
 {
-    struct table table;
+    struct virtq_desc copy[VIRTQ_CHAIN_MAX];
     uint32_t n = outer->length / (uint32_t)sizeof(*outer), i = 0;
     if (!q->has_indirect || (outer->flags & VIRTQ_NEXT) || n == 0 ||
         n > VIRTQ_CHAIN_MAX || outer->length % sizeof(*outer))
         return VIRTQ_BAD_INDIRECT;
-    if (find_table(q, outer, &table))
+    const struct virtq_desc *table = find_table(q, outer, copy, &pieces->looks);
+    if (!table)
         return VIRTQ_BAD_ADDRESS;
     for (uint32_t count = 0; count < n; count++) {
-        struct virtq_desc desc = read_entry(&table, i);
+        struct virtq_desc desc = virtq_read(&table[i]);
         if (desc.flags & VIRTQ_INDIRECT)
             return VIRTQ_BAD_INDIRECT;
         uint32_t wrong = add_desc(q, &desc, write, pieces);
@@ -192,8 +163,10 @@ static uint32_t gather(struct virtq *q, uint32_t head, bool write,
 {
     if (head >= q->size)
         return VIRTQ_BAD_HEAD;
-    /* Each descriptor once at most: what is longer goes round in circles. */
-    for (uint32_t count = 0, i = head; count < q->size; count++) {
+    /* Each descriptor once at most: what is longer goes round in circles. And no more
+     * than are good for a frame: in a ring of 32768 each buffer could cost us as many. */
+    uint32_t most = min_u32(q->size, VIRTQ_CHAIN_MAX);
+    for (uint32_t count = 0, i = head; count < most; count++) {
         struct virtq_desc desc = virtq_read(&q->desc[i]);
         if (desc.flags & VIRTQ_INDIRECT)
             return count ? VIRTQ_BAD_INDIRECT
@@ -233,24 +206,31 @@ static bool has_passed(uint16_t event, uint16_t old, uint16_t new)
     return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
 }
 
-void virtq_signal(struct virtq *q)
+/* avail.idx lies beside the flags, and that line is on its way to us anyway. Nonsense in
+ * it is virtq_ready()'s to find. */
+static void look_ahead(struct virtq *q)
+{
+    uint16_t seen = __atomic_load_n(&q->avail[1], __ATOMIC_ACQUIRE);
+    if ((uint16_t)(seen - q->next) <= q->size)
+        q->seen = seen;
+}
+
+void virtq_decide(struct virtq *q)
 {
     uint16_t old = q->told;
-    if (old == q->next)
-        return;
     q->told = q->next;
     /* Between the write of used.idx and the read of what the guest wants: it writes that
      * and then looks at used.idx, and one of us must see the other. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    look_ahead(q);
     if (q->has_event_index) {
         if (!has_passed(READ_ONCE(q->avail[2 + q->size]), old, q->next))
             return;
     } else if (READ_ONCE(q->avail[0]) & VIRTQ_NO_INTERRUPT) {
         return;
     }
-    if (q->call_fd >= 0)
-        q->ncalls++;
-    write_event(q->call_fd);
+    interrupt(q);
+    q->ncalls += q->call_fd >= 0;
 }
 
 bool virtq_arm(struct virtq *q)

@@ -3,12 +3,14 @@
  *     n = virtq_ready(q, most);
  *     for each i of n: head = virtq_head(q, i); ... virtq_peek() or virtq_gather() ...
  *     virtq_use(q, used, n);
- *     virtq_signal(q);
+ *
+ * and a little later, when the stores have reached the guest, virtq_signal(q).
  */
 #ifndef SNABB_PY_VIRTIO_VIRTQ_H
 #define SNABB_PY_VIRTIO_VIRTQ_H
 
 #include "snabb_py/engine/engine.h"
+#include "snabb_py/engine/event_signal.h"
 
 #include "snabb_py/virtio/virtq_abi.h"
 
@@ -24,15 +26,22 @@ struct virtq_piece {
     uint32_t length;
 };
 
-/* Room for a second chain behind one of any size: buffers are merged. Not zeroed: set n
- * and length. */
+/* Room for a second chain behind one of any size: buffers are merged. Not zeroed:
+ * virtq_begin(). */
 enum { VIRTQ_PIECES_MAX = 2 * VIRTQ_CHAIN_MAX };
 
 struct virtq_pieces {
     uint32_t n;
+    uint32_t looks; /* that it took: at descriptors, and at memory that they name */
     uint64_t length; /* of all */
     struct virtq_piece pieces[VIRTQ_PIECES_MAX];
 };
+
+static inline void virtq_begin(struct virtq_pieces *pieces)
+{
+    pieces->n = pieces->looks = 0;
+    pieces->length = 0;
+}
 
 /* Once and no more: the guest may change it right afterwards, and the compiler must not
  * read it again. */
@@ -48,6 +57,7 @@ static inline void virtq_break(struct virtq *q, uint32_t reason)
  * Acquire: what it announces has been written. */
 static inline uint32_t virtq_ready(struct virtq *q, uint32_t most)
 {
+    /* From here on: next..seen are no more than the ring has places. */
     uint32_t n = (uint16_t)(q->seen - q->next);
     if (n < most) {
         q->seen = __atomic_load_n(&q->avail[1], __ATOMIC_ACQUIRE);
@@ -107,8 +117,16 @@ static inline void virtq_use(struct virtq *q, const struct virtq_used *used, uin
     __atomic_store_n(&q->used[1], q->next, __ATOMIC_RELEASE);
 }
 
-/* Interrupt the guest, if it wants that for what was used since the last time. */
-void virtq_signal(struct virtq *q);
+/* Interrupt the guest, if it wants that for what was used since the last time. Best a
+ * while after that: the fence in it then finds nothing to wait for (bench vhost loop with
+ * DPDK as the guest: 6.2 -> 9.5 Mpps). */
+void virtq_decide(struct virtq *q);
+
+static inline void virtq_signal(struct virtq *q)
+{
+    if (q->told != q->next && q->size)
+        virtq_decide(q);
+}
 
 /* Ask for kicks. False: there is a buffer already; none was asked for. */
 bool virtq_arm(struct virtq *q);

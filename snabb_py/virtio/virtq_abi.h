@@ -12,7 +12,7 @@
 enum {
     VIRTQ_SIZE_MAX = 32768,
     VIRTQ_BURST_MAX = 1024, /* buffers that one burst takes */
-    VIRTQ_CHAIN_MAX = 1024, /* descriptors in an indirect table; QEMU's bound, too */
+    VIRTQ_CHAIN_MAX = 1024, /* descriptors of a buffer; QEMU's bound, too */
     VIRTQ_NEXT = 1,         /* flags of a descriptor */
     VIRTQ_WRITE = 2,
     VIRTQ_INDIRECT = 4
@@ -23,7 +23,7 @@ enum { /* why a ring was stopped */
     VIRTQ_BAD_AVAIL,     /* more buffers than the ring has places */
     VIRTQ_BAD_HEAD,      /* no such descriptor */
     VIRTQ_BAD_NEXT,      /* the same within a chain */
-    VIRTQ_BAD_CHAIN,     /* longer than the ring: a loop */
+    VIRTQ_BAD_CHAIN,     /* a loop, or as long as none should be */
     VIRTQ_BAD_INDIRECT,  /* no whole table, one inside another, or not negotiated */
     VIRTQ_BAD_DIRECTION, /* to be written where we read, or the reverse */
     VIRTQ_BAD_ADDRESS,   /* not in the guest's memory */
@@ -99,5 +99,5 @@ struct virtq {
     int32_t err_fd;
     uint32_t reserved1;
     uint64_t ncalls; /* interrupts sent */
-    uint64_t reserved2;
+    struct event_signal *signal; /* what interrupts the guest */
 };

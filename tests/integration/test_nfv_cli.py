@@ -1,21 +1,20 @@
 """`snabb-py nfv` as a user calls it; virtual machines are our own front end."""
 
+import grp
 import json
 import os
 import shlex
 import signal
+import stat
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from snabb_py.engine import control
-from snabb_py.engine.shm import runtime_directory
 from snabb_py.errors import ConfigError
 from snabb_py.virtio.frontend import Frontend, Guest
 from snabb_py.virtio.nfv_keys import KEYS
@@ -25,9 +24,8 @@ from tests.harness import Harness
 from tests.hosts import until
 from tests.integration.test_rawsocket import End
 from tests.integration.test_tap import hush, is_there
+from tests.nfv_program import NFV, ROOT, Program, port, toml, traffic
 
-NFV = [sys.executable, "-m", "snabb_py", "nfv"]
-ROOT = Path(__file__).parents[2]
 A, B, C, OUTSIDE = (bytes.fromhex(f"52540000000{n}") for n in "abc1")
 EVERYBODY = b"\xff" * 6
 TAG = bytes.fromhex("8100002b")  #: VLAN 43
@@ -49,18 +47,6 @@ def datagram(to: bytes, sender: bytes, *, ports: tuple[int, int]) -> bytes:
 
 def tagged(plain: bytes) -> bytes:
     return plain[:12] + TAG + plain[12:]
-
-
-def toml(*ports: dict[str, Any]) -> str:
-    lines = []
-    for port in ports:
-        lines.append("[[port]]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in port.items()]
-    return "\n".join(lines) + "\n"
-
-
-def port(name: str, mac: bytes, **keys: Any) -> dict[str, Any]:
-    return {"port_id": name, "mac_address": mac.hex(":"), **keys}
 
 
 def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -105,71 +91,8 @@ class Vm:
         self.guest.close()
 
 
-class Program:
-    """A running `nfv traffic` with its config and sockets in a directory."""
-
-    def __init__(
-        self, directory: Path, trunk: str, text: str, *arguments: str, nports: int = 2
-    ) -> None:
-        self.conf = directory / "ports.toml"
-        self.conf.write_text(text)
-        self.directory = directory
-        self.process = subprocess.Popen(
-            [*NFV, "traffic", trunk, str(self.conf), str(directory / "%s.sock"),
-             "--json", "-l", "0", "-k", "0", "-D", "0", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=directory,
-        )  # fmt: skip
-        self.lines: list[str] = []
-        for _ in range(nports):
-            self.wait_for_line('port "')
-
-    def wait_for_line(self, text: str) -> str:
-        """Return the next line of stderr that has a text in it."""
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if text in line:
-                return line
-        raise AssertionError(self.lines)
-
-    def vm(self, name: str, **arguments: Any) -> Vm:
-        return Vm(self.directory / f"{name}.sock", **arguments)
-
-    def change(self, text: str) -> str:
-        """Change the config as an editor does and let it be read; the answer."""
-        new = self.conf.with_suffix(".new")
-        new.write_text(text)
-        new.replace(self.conf)
-        return str(self.ask("reload"))
-
-    def ask(self, verb: str) -> Any:
-        path = runtime_directory() / str(self.process.pid) / "control"
-        return control.call(path, verb)
-
-    def end(self, number: int = signal.SIGTERM) -> dict[str, Any]:
-        """End it by a signal and return the summary."""
-        self.process.send_signal(number)
-        return self.finish()
-
-    def finish(self) -> dict[str, Any]:
-        """Wait for its end and return the summary."""
-        out, errors = self.process.communicate(timeout=60)
-        assert self.process.returncode == 0, (self.lines, errors)
-        assert "Traceback" not in errors
-        summary: dict[str, Any] = json.loads(out.splitlines()[-1])
-        return summary
-
-
-@contextmanager
-def traffic(
-    directory: Path, trunk: str, text: str, *arguments: str, nports: int = 2
-) -> Iterator[Program]:
-    program = Program(directory, trunk, text, *arguments, nports=nports)
-    try:
-        yield program
-    finally:
-        program.process.kill()
-        program.process.communicate()
+def vm_of(program: Program, name: str, **arguments: Any) -> Vm:
+    return Vm(program.socket(name), **arguments)
 
 
 def ports_of(summary: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +112,7 @@ TRUNKS = ["sim,wire=null", "null"]
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_two_guests_reach_each_other(tmp_path: Path, trunk: str) -> None:
     with traffic(tmp_path, trunk, TWO) as program, ExitStack() as stack:
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         for first in range(0, 500, 100):
             exchange(a, b, first)
         a.send(frame(EVERYBODY, A))
@@ -206,7 +129,7 @@ def test_two_guests_reach_each_other(tmp_path: Path, trunk: str) -> None:
 def test_addresses_are_a_guests_own(tmp_path: Path, trunk: str) -> None:
     text = toml(port("A", A, vlan=43), port("B", B, vlan=43), port("C", C, vlan=44))
     with traffic(tmp_path, trunk, text, nports=3) as program, ExitStack() as stack:
-        a, b, c = (stack.enter_context(program.vm(name)) for name in "ABC")
+        a, b, c = (stack.enter_context(vm_of(program, name)) for name in "ABC")
         # To nobody, to another VLAN, from another's address: none of it arrives.
         a.send(frame(OUTSIDE, A), frame(C, A), frame(B, C), frame(B, A, 1))
         b.wait_for_all([frame(B, A, 1)])
@@ -220,10 +143,10 @@ def test_addresses_are_a_guests_own(tmp_path: Path, trunk: str) -> None:
 
 def test_what_leaves_has_the_tag(tmp_path: Path) -> None:
     trunk = f"sim,wire=pcap:,{tmp_path}/out.pcap"
-    with traffic(tmp_path, trunk, TWO) as program, program.vm("A") as a:
+    with traffic(tmp_path, trunk, TWO) as program, vm_of(program, "A") as a:
         sent = [frame(OUTSIDE, A, n) for n in range(10)]
         a.send(*sent)
-        with program.vm("B") as b:
+        with vm_of(program, "B") as b:
             a.send(frame(B, A))
             b.wait_for(frame(B, A))
             program.end()
@@ -241,7 +164,7 @@ def tap() -> Iterator[str]:
 @pytest.mark.parametrize("trunk", ["sim,wire=tap:{}", "tap:{}"])
 def test_the_wire(tmp_path: Path, tap: str, trunk: str) -> None:
     with traffic(tmp_path, trunk.format(tap), TWO) as program, ExitStack() as stack:
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         hush(tap)
         end = End(tap)
         # To nobody here, without the tag, with it.
@@ -271,7 +194,7 @@ def test_limits_and_filters(tmp_path: Path) -> None:
         port("B", B, ingress_filter="udp dst port 7", stateful_filter=True),
     )
     with traffic(tmp_path, "sim,wire=null", text) as program, ExitStack() as stack:
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         ping = datagram(B, A, ports=(5, 7))
         a.send(ping)  # is IP
         program_stops = burst - (len(ping) + 24)
@@ -302,7 +225,7 @@ def test_a_reply_passes_a_stateful_filter(tmp_path: Path) -> None:
         port("A", A), port("B", B, ingress_filter="udp port 7", stateful_filter=True)
     )
     with traffic(tmp_path, "null", text) as program, ExitStack() as stack:
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         unasked, reply = (datagram(B, A, ports=(n, 9)) for n in (7000, 53))
         b.send(datagram(A, B, ports=(9, 53)))
         a.wait_for(datagram(A, B, ports=(9, 53)))
@@ -326,11 +249,11 @@ def exchange(a: Vm, b: Vm, first: int, n: int = 100) -> None:
 def test_ports_come_change_and_go(tmp_path: Path, trunk: str) -> None:
     two = [port("A", A, vlan=43), port("B", B, vlan=43)]
     with traffic(tmp_path, trunk, toml(*two)) as program, ExitStack() as stack:
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         exchange(a, b, 0)
         third = port("C", C, vlan=43)
         assert program.change(toml(*two, third)) == "added C"
-        with program.vm("C") as c:
+        with vm_of(program, "C") as c:
             a.send(frame(C, A))
             c.wait_for_all([frame(C, A)])
             exchange(a, b, 100)
@@ -358,7 +281,7 @@ def test_ports_come_change_and_go(tmp_path: Path, trunk: str) -> None:
 
 def test_what_ports_have_in_turn(tmp_path: Path) -> None:
     with traffic(tmp_path, "sim,wire=null", TWO) as program, ExitStack() as stack:
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         exchange(a, b, 0)
         swapped = toml(port("A", B, vlan=43), port("B", A, vlan=43))
         assert program.change(swapped) == "changed A, B"
@@ -368,12 +291,12 @@ def test_what_ports_have_in_turn(tmp_path: Path) -> None:
         assert program.change(changed) == "changed A"
         with pytest.raises(ConnectionError):
             a.guest.request("get_features")
-        with program.vm("A") as again:
+        with vm_of(program, "A") as again:
             exchange(b, again, 0)
             alone = {"port_id": "B"}
             assert program.change(toml(alone)) == "removed A; changed B"
             assert program.change(changed) == "added A; changed B"
-        with program.vm("A") as again:
+        with vm_of(program, "A") as again:
             exchange(b, again, 0)
             assert program.change("") == "removed A, B"
         program.end()
@@ -386,7 +309,7 @@ def test_more_ports_than_pools(tmp_path: Path) -> None:
         traffic(tmp_path, "sim,wire=null", toml(*two)) as program,
         ExitStack() as stack,
     ):
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         exchange(a, b, 0)
         assert program.change(toml(*two, *many)).startswith("added x0")
         program.wait_for_line("a bridge joins the ports and sim")
@@ -396,13 +319,31 @@ def test_more_ports_than_pools(tmp_path: Path) -> None:
         program.end()
 
 
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_a_group_is_no_virtual_machine(tmp_path: Path, trunk: str) -> None:
+    """Snabb's own configs have such ports; they harm nobody."""
+    group = b"\x01" + B[1:]
+    text = TWO + toml(port("G", group, vlan=43))
+    with traffic(tmp_path, trunk, text, nports=3) as program, ExitStack() as stack:
+        a, b, g = (stack.enter_context(vm_of(program, name)) for name in "ABG")
+        # From an address that is none, and from another's.
+        g.send(frame(A, group), frame(A, B))
+        exchange(a, b, 0)
+        a.send(frame(EVERYBODY, A))
+        g.wait_for_all([frame(EVERYBODY, A)])
+        summary = program.end()
+    assert counts(summary, "G", "from") == (2, {})
+    assert counts(summary, "A", "to") == (100, {})
+    assert any("is a group's address" in line for line in program.lines)
+
+
 BROKEN = TWO.replace("vlan = 43", "vlan = 4300", 1)
 
 
 def test_a_wrong_config_is_refused(tmp_path: Path) -> None:
     """The file is watched: it is read without being asked for."""
     with traffic(tmp_path, "sim,wire=null", TWO) as program, ExitStack() as stack:
-        a, b = (stack.enter_context(program.vm(name)) for name in "AB")
+        a, b = (stack.enter_context(vm_of(program, name)) for name in "AB")
         exchange(a, b, 0)
         program.conf.write_text(BROKEN)
         line = program.wait_for_line("all runs on")
@@ -429,7 +370,7 @@ def test_a_wrong_config_is_refused(tmp_path: Path) -> None:
 def test_a_port_alone_has_all(tmp_path: Path) -> None:
     trunk = f"sim,wire=pcap:,{tmp_path}/out.pcap"
     text = toml({"port_id": "A", "mirror": f"{tmp_path}/mirror.pcapng"})
-    with traffic(tmp_path, trunk, text, nports=1) as program, program.vm("A") as a:
+    with traffic(tmp_path, trunk, text, nports=1) as program, vm_of(program, "A") as a:
         sent = [frame(OUTSIDE, A), tagged(frame(OUTSIDE, B))]
         a.send(*sent)
         until(lambda: wrote(tmp_path / "out.pcap") == sent, "the wire")
@@ -444,6 +385,28 @@ def wrote(path: Path) -> list[bytes]:
         return []
 
 
+@pytest.mark.need("root")
+def test_the_group_of_the_sockets(tmp_path: Path) -> None:
+    """Of new ones, of those made anew, and after a restart that finds old ones."""
+
+    def owners(*names: str) -> set[tuple[int, int]]:
+        status = [(tmp_path / f"{name}.sock").stat() for name in names]
+        return {(s.st_gid, stat.S_IMODE(s.st_mode)) for s in status}
+
+    group = ("--group", "4711")
+    with traffic(tmp_path, "null", TWO, *group) as program:
+        assert owners("A", "B") == {(4711, 0o660)}
+        changed = TWO.replace("vlan", "queues = 2\nvlan", 1) + toml(port("C", C))
+        assert program.change(changed) == "added C; changed A"
+        assert owners("A", "B", "C") == {(4711, 0o660)}
+        program.process.kill()
+    assert owners("A", "B") == {(4711, 0o660)}
+    name = grp.getgrgid(0).gr_name
+    with traffic(tmp_path, "null", TWO, "--group", name) as program:
+        assert owners("A", "B") == {(0, 0o660)}
+        program.end()
+
+
 def test_the_guest_listens(tmp_path: Path) -> None:
     guests = {name: Guest(tmp_path / f"{name}.sock", is_server=True) for name in "AB"}
     with traffic(tmp_path, "null", TWO, "--client"), ExitStack() as stack:
@@ -452,9 +415,10 @@ def test_the_guest_listens(tmp_path: Path) -> None:
             guest.start()
 
 
-def test_benchmark(tmp_path: Path) -> None:
-    arguments = ("null", TWO, "-B", "1000")
-    with traffic(tmp_path, *arguments) as program, program.vm("A") as a:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_benchmark(tmp_path: Path, workers: str) -> None:
+    arguments = ("null", TWO, "-B", "1000", "--workers", workers)
+    with traffic(tmp_path, *arguments) as program, vm_of(program, "A") as a:
 
         def sends() -> bool:
             # What it has not taken yet lies on the link: more would not fit.
@@ -591,6 +555,28 @@ def test_a_trunk_that_there_is_not(trunk: str, message: str, tmp_path: Path) -> 
     done = call("traffic", trunk, "examples/nfv.toml", tmp_path / "%s")
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--group", "no-such"], '--group "no-such": there is no such group'),
+        (["--group", "4294967295"], '--group "4294967295": there is no such group'),
+        (["--cpu", "0,x"], 'CPU list "0,x": "x" is no CPU'),
+        (["--cpu", "5-4"], 'CPU list "5-4": 5-4 begins behind its end'),
+        (["--cpu", "99999"], "CPU 99999: not among the CPUs we may run on"),
+        (["--workers", "0"], "--workers"),
+        (["--workers", "2", "--cpu", "{}"], '--workers 2: CPU list "{}" has 1; each'),
+    ],
+)
+def test_options_that_cannot_be(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    words = [word.format(cpu) for word in arguments]
+    done = call("traffic", "null", "examples/nfv.toml", tmp_path / "%s", *words)
+    assert done.returncode == 2
+    assert message.format(cpu) in done.stderr
 
 
 def test_a_port_that_there_is_not() -> None:

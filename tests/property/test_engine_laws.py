@@ -192,7 +192,7 @@ def test_each_app_breathes_once_and_downstream(network: Network) -> None:
         assert sorted({*order.pulls, *order.pushes}) == names
         assert len(set(order.pushes)) == len(order.pushes)
         position = {name: i for i, name in enumerate(order.pushes)}
-        for link in network.links_of(worker):
+        for link in network.links:
             if link.from_app in position:
                 assert position[link.from_app] < position[link.to_app]
 

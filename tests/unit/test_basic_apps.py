@@ -1,6 +1,9 @@
 """The basic apps, one by one, with time and packets set by the test."""
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps.basic import (
@@ -186,6 +189,29 @@ def test_police_lets_a_burst_pass_after_a_pause() -> None:
             h.breathe(ns=10**9)
             assert len(h.received()) == 10
         assert h.counters == {"drop-policed": 80}
+
+
+@pytest.mark.parametrize("nfit", range(5))
+def test_police_passes_as_much_of_a_super_frame(nfit: int) -> None:
+    """What passes is what would if the segments came one by one."""
+    payload = bytes(range(250)) * 14
+    frame = bytes(Ether() / IP() / TCP(seq=1) / Raw(payload))
+    cost = 54 + 1000 + 24
+    sizes = {0: cost - 1, 4: 3 * cost + 54 + 500 + 24}  # bytes that are not enough, are
+    with Harness(Police(1e-6, burst_bytes=sizes.get(nfit, nfit * cost + 500))) as h:
+        h.send([frame], gso_type=lib.PACKET_GSO_TCPV4, gso_size=1000)
+        h.breathe()
+        passed = [bytes(Ether(f)[TCP].payload) for f in h.received()]
+        expected = [payload[: nfit * 1000]] if nfit else []
+        assert passed == expected
+        dropped = {"drop-policed": 1} if nfit == 0 else {}
+        if 0 < nfit < 4:
+            dropped = {"drop-policed-segments": 4 - nfit}
+        assert h.counters == dropped
+        # All that passed was paid for.
+        h.send([bytes(1000)])
+        h.breathe()
+        assert len(h.received()) == (nfit == 0)
 
 
 def test_sink_tells_lost_from_late_and_twice() -> None:

@@ -1,6 +1,7 @@
 """The engine: networks run, change, fail to change, and give every packet back."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -356,10 +357,33 @@ def test_a_worker_runs_where_it_is_told() -> None:
         assert [os.sched_getaffinity(tid) for tid in threads] == [{cpu}]
 
 
+def test_an_instance_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "PATIENCE", 0.01)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        with pytest.raises(DeviceError, match=r"ask .*control: Connection timed out"):
+            control.call(tmp_path / "control", "uptime")
+
+
 def test_cpu_lists() -> None:
     assert parse_cpus("2,4-6") == [2, 4, 5, 6]
-    with pytest.raises(ConfigError, match="CPU list"):
-        parse_cpus("x")
+    assert parse_cpus(" 0-0, 7 ") == [0, 7]
+    for text, wrong in (
+        ("x", '"x" is no CPU'),
+        ("", '"" is no CPU'),
+        ("2,", '"" is no CPU'),
+        ("4-", '"4-" is no CPU'),
+        ("-4", '"-4" is no CPU'),
+        ("0-999999999", '"0-999999999" is no CPU'),
+        ("5-4", "5-4 begins behind its end"),
+        ("0,2,0", "CPU 0 is there twice"),
+        ("1-3,2", "CPU 2 is there twice"),
+    ):
+        with pytest.raises(ConfigError, match=rf'^CPU list "{text}": {wrong}'):
+            parse_cpus(text)
 
 
 def test_many_engines_live_side_by_side() -> None:

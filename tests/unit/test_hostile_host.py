@@ -36,6 +36,7 @@ from tests.card_host import (
     CardHost,
     ReceiveQueue,
 )
+from tests.episodes import run_episode
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -966,7 +967,7 @@ def test_thousands_of_files_are_given_back() -> None:
     actions=st.sets(st.integers(0, 400), max_size=60).map(sorted),
 )
 def test_a_card_survives_a_hostile_host(seed: int, actions: list[int]) -> None:
-    card_fuzzer.run_episode(card_fuzzer.Episode, seed, actions)
+    run_episode(card_fuzzer.Episode, seed, actions)
 
 
 @settings(max_examples=5, deadline=None)
@@ -975,4 +976,4 @@ def test_a_card_survives_a_hostile_host(seed: int, actions: list[int]) -> None:
     actions=st.sets(st.integers(0, 400), max_size=30).map(sorted),
 )
 def test_a_server_survives_hostile_clients(seed: int, actions: list[int]) -> None:
-    card_fuzzer.run_episode(vfio_fuzzer.Episode, seed, actions)
+    run_episode(vfio_fuzzer.Episode, seed, actions)

@@ -265,7 +265,7 @@ def test_in_an_engine(tmp_path: Path, worker: int) -> None:
     config.app("vm", Source, count=700, frame=A)
     config.app("card", Source, count=500, frame=B)
     config.app("sink", Sink)
-    add_mirror(config, "mirror", path, label="vm", worker=worker)
+    add_mirror(config, "mirror", path, label="vm", writer=worker)
     config.link("card.tx -> mirror.to")
     config.link("vm.tx -> mirror.from")
     config.link("mirror.to -> sink.rx1")

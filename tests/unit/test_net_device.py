@@ -1,22 +1,27 @@
 """VhostUser in networks that run: workers that sleep, share a port, come and go."""
 
+import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from snabb_py.apps.basic import Sink, Source
+from snabb_py.apps.basic import Forward, Sink, Source
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError, DeviceError
-from snabb_py.virtio.frontend import Frontend, Guest, counters_of
-from snabb_py.virtio.frontend_ring import Layout
-from snabb_py.virtio.message import FEATURES, Feature, bits
+from snabb_py.virtio.frontend import Frontend, Guest, Refused, counters_of
+from snabb_py.virtio.frontend_ring import GUEST_BASE, Layout
+from snabb_py.virtio.message import FEATURES, HEADER, SINGLE_REGION, Feature, bits
 from snabb_py.virtio.net_device import VhostUser
+from tests import vhost_fuzzer
+from tests.episodes import run_episode
 from tests.harness import Harness, small_engine
+from tests.vhost_fuzzer import Healthy
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -277,3 +282,119 @@ def test_two_guests_talk(engine: Engine, tmp_path: Path) -> None:
         drivers[0].receive(50)
     for driver in drivers:
         driver.close()
+
+
+# -- beside a guest that behaves ------------------------------------------------
+
+
+class Hurt(NamedTuple):
+    """What a front end does, and the counter that says what became of it."""
+
+    counter: str
+    do: Callable[[Guest], object]
+
+
+def announce(guest: Guest, size: int) -> None:
+    """Announce memory that its file does not have."""
+    region = (GUEST_BASE + 2**40, size, 2**40, 0)
+    with pytest.raises(Refused):
+        guest.request("add_mem_reg", SINGLE_REGION.pack(0, *region), [guest.memory.fd])
+
+
+def never_read(guest: Guest) -> None:
+    assert guest.socket
+    guest.socket.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            guest.send(HEADER.pack(1, 1, 0) * 100)
+
+
+def break_ring(guest: Guest, head: int) -> None:
+    guest.pairs[0].rings[1].offer(head)
+
+
+def circle(guest: Guest) -> None:
+    guest.pairs[0].rings[1].describe(0, GUEST_BASE, 0, 1, 0)
+    break_ring(guest, 0)
+
+
+def truncate(guest: Guest) -> None:
+    os.ftruncate(guest.memory.fd, 0)
+
+
+def block(guest: Guest) -> None:
+    """Eventfds that let whoever writes to them wait."""
+    for fd in (guest.pairs[0].call, guest.pairs[0].err):
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(fd)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(fd, 2**64 - 3)
+        os.set_blocking(fd, True)
+    break_ring(guest, 999)
+
+
+HURTS = {
+    "stalls in the middle of a message": Hurt(
+        "closed-unfinished-connections", lambda g: g.send(HEADER.pack(2, 1, 8) + b"1")
+    ),
+    "announces a message of 4 GB": Hurt(
+        "closed-oversized-connections", lambda g: g.send(HEADER.pack(5, 1, 2**32 - 1))
+    ),
+    "announces 10 GB of memory": Hurt(
+        "refused-bad-memory-messages", lambda g: announce(g, 10 << 30)
+    ),
+    "never reads its replies": Hurt("closed-unread-connections", never_read),
+    "truncates its memory": Hurt("truncated", truncate),
+    "names no descriptor": Hurt("broken-head-rings", lambda g: break_ring(g, 999)),
+    "sends in circles": Hurt("broken-chain-rings", circle),
+    "fills its eventfds": Hurt("broken-head-rings", block),
+    "speaks another language": Hurt(
+        "closed-oversized-connections", lambda g: g.send(b"GET / HTTP/1.1\r\n")
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HURTS)
+def test_other_ports_do_not_notice(engine: Engine, tmp_path: Path, what: str) -> None:
+    hurt = HURTS[what]
+    config = sinking(tmp_path / "hurt")
+    config.app("source", Source, size=200, rate_pps=50000)
+    config.link("source.tx -> vm.rx")
+    config.app("other", VhostUser, path=tmp_path / "other")
+    config.app("echo", Forward)
+    config.link("other.tx -> echo.rx")
+    config.link("echo.tx -> other.rx")
+    engine.commit(config)
+    app = engine.apps["vm"].instance
+    assert isinstance(app, VhostUser)
+    port = app.port
+    assert port
+    ahead = 0.0
+    port._clock = lambda: time.monotonic() + ahead
+
+    def has_come() -> bool:
+        nonlocal ahead
+        ahead += 1
+        counters = engine.apps["vm"].counters | port.counters
+        return bool((counters | {"truncated": port.device.truncated})[hurt.counter])
+
+    healthy = Healthy(tmp_path / "other")
+    try:
+        with Guest(tmp_path / "hurt") as guest:
+            guest.start()
+            until(lambda: healthy.nframes > 200)
+            hurt.do(guest)
+            until(has_come)
+            before = healthy.nframes
+            until(lambda: healthy.nframes > before + 200)
+        healthy.stop()
+    finally:
+        healthy.close()
+    other = engine.apps["other"].counters
+    assert not [k for k, n in other.items() if n and k.startswith(("drop", "broken"))]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 8])
+def test_a_port_survives_a_hostile_front_end(seed: int) -> None:
+    """As scripts/verify/fuzz-vhost does for long."""
+    run_episode(vhost_fuzzer.Episode, seed, range(60))

@@ -621,3 +621,19 @@ def test_app_names() -> None:
 def test_every_field_has_a_key() -> None:
     fields = set(PortConfig.__dataclass_fields__)
     assert {key.field for key in KEYS.values()} == fields
+
+
+def test_what_would_take_all_time_and_memory() -> None:
+    many = ", ".join(f"'02:00:00:00:{n >> 8:02x}:{n & 255:02x}'" for n in range(2000))
+    port = f"port_id='A', mac_address={{{many}}}, trunk={{'1-4094'}}"
+    assert len(get(f"return {{ {{ {port} }} }}").ports[0].macs) == 2000
+    text = "return { { port_id='A', trunk={" + "1," * 5000 + "} } }"
+    assert "trunk: 5000 items, and there are 4094 VLANs" in refusal(text)
+    text = "[[port]]\n" + "a." * 5000 + "b = 1\n"
+    assert refusal(text, "x.toml") == "x.toml:1: too many values in each other"
+
+
+def test_lines() -> None:
+    text = "a\n\nb\n"
+    lines = lua_table.Lines(text)
+    assert [lines.of(at) for at in range(6)] == [1, 1, 2, 3, 3, 4]

@@ -402,6 +402,51 @@ def test_tcp_segments(bench: Bench, name: str, size: int) -> None:
         assert {int(Ether(s)[IP].flags) for s in segments} == {int(first.flags)}
 
 
+@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("layer", [TCP(seq=7, flags="FPACE"), UDP(sport=1, dport=2)])
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_the_first_segments_of_a_super_frame(
+    bench: Bench, name: str, layer: Packet, is_partial: bool
+) -> None:
+    size = 1000
+    frame, version = stack(name, layer, Raw(PAYLOAD[:3500]))
+    tcp = ECN | (TCPV4 if version == 4 else TCPV6)
+    kind = tcp if isinstance(layer, TCP) else UDP_L4
+    start = frame.rindex(bytes(Ether(frame)[type(layer)]))
+    metadata = {
+        "flags": PARTIAL if is_partial else 0,
+        "csum_start": start,
+        "csum_offset": 16 if isinstance(layer, TCP) else 6,
+        "gso_type": kind,
+        "gso_size": size,
+    }
+    segments = bench.segment(frame, **metadata)
+    for n in range(1, len(segments)):
+        packet = bench.packet(frame, **metadata)
+        found = ffi.new("struct segments *")
+        assert lib.packet_count_segments(packet, found)
+        lengths = (found.n, found.length, found.last)
+        assert lengths == (len(segments), len(segments[0]), len(segments[-1]))
+        lib.packet_keep_segments(packet, n)
+        kept = content(packet)
+        assert bench.segment(kept, **metadata) == segments[:n]
+        assert lib.packet_count_segments(packet, found)
+        assert (found.n, found.last) == (n, found.length)
+        # As one long frame it is right, too.
+        lib.packet_finish_checksum(packet)
+        assert content(packet) == rebuilt(kept)
+        bench.free(packet)
+
+
+def test_what_cannot_be_cut_has_no_segments(bench: Bench) -> None:
+    frame, _ = stack("ipv4", UDP(), Raw(PAYLOAD))
+    packet = bench.packet(frame, gso_type=TCPV4, gso_size=100)
+    assert not lib.packet_count_segments(packet, ffi.new("struct segments *"))
+    lib.packet_keep_segments(packet, 1)
+    assert content(packet) == frame
+    bench.free(packet)
+
+
 def test_congestion_window_reduced_is_said_once(bench: Bench) -> None:
     frame, _ = stack("ipv4", TCP(flags="AC"), Raw(bytes(300)))
     segments = bench.segment(frame, gso_type=TCPV4 | ECN, gso_size=100)

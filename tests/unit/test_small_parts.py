@@ -1,5 +1,6 @@
 """The small parts: histogram, timers, counters file, control socket, memory."""
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py._native import ffi, lib
-from snabb_py.engine import histogram, memory, shm
+from snabb_py.engine import histogram, huge_pages, memory, shm
 from snabb_py.engine.control import LONGEST_REQUEST
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.memory import HUGE_PAGE, Memory, Pool
@@ -229,13 +230,13 @@ def test_slots_do_not_cross_huge_pages() -> None:
 
 @pytest.mark.need("hugepages")
 def test_huge_pages_are_used_and_given_back() -> None:
-    before = int(memory.FREE_HUGEPAGES.read_text())
+    before = int(huge_pages.FREE.read_text())
     mapped = Memory(4 << 20)
     assert mapped.is_huge
     assert mapped.problem == ""
-    assert int(memory.FREE_HUGEPAGES.read_text()) == before - 2
+    assert int(huge_pages.FREE.read_text()) == before - 2
     mapped.close()
-    assert int(memory.FREE_HUGEPAGES.read_text()) == before
+    assert int(huge_pages.FREE.read_text()) == before
 
 
 def test_without_huge_pages_it_says_so_and_works(
@@ -243,8 +244,8 @@ def test_without_huge_pages_it_says_so_and_works(
 ) -> None:
     none = tmp_path / "free"
     none.write_text("0")
-    monkeypatch.setattr(memory, "FREE_HUGEPAGES", none)
-    monkeypatch.setattr(memory, "NR_HUGEPAGES", tmp_path / "no" / "such")
+    monkeypatch.setattr(huge_pages, "FREE", none)
+    monkeypatch.setattr(huge_pages, "TOTAL", tmp_path / "no" / "such")
     mapped = Memory(4 << 20)
     assert not mapped.is_huge
     assert "sysctl vm.nr_hugepages=2" in mapped.problem
@@ -272,21 +273,128 @@ def test_help_imports_little() -> None:
     assert "forward" in done.stdout
 
 
-def test_huge_pages_of_a_killed_instance_are_given_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def total(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The number of huge pages of a system that has 100, and a runtime directory."""
     number = tmp_path / "nr_hugepages"
-    number.write_text("100\n")
-    monkeypatch.setattr(shm, "NR_HUGEPAGES", number)
+    number.write_text("100")
+    monkeypatch.setattr(huge_pages, "TOTAL", number)
     monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path / "run")
+    return number
+
+
+class Killed(Exception):  # noqa: N818 - no error: SIGKILL
+    pass
+
+
+@pytest.mark.parametrize("last", range(7))
+def test_huge_pages_of_a_killed_instance_are_given_back(
+    tmp_path: Path, total: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    # Before each thing that it writes, and while the kernel adds; or at the end.
+    write, steps = Path.write_text, iter(range(last))
+
+    def write_or_die(path: Path, text: str) -> int:
+        if next(steps, None) is None:
+            if path == total and text == "107":
+                write(path, "103")
+            raise Killed
+        return write(path, text)
+
     killed = InstanceDirectory(pid=4194304)  # the largest pid is one less
-    killed.note_huge_pages(7)
+    note = killed.huge_pages
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(Path, "write_text", write_or_die)
+        note.add(7)
+        note.give_back()
     shm.remove_dead(tmp_path / "run")
     assert killed.path.exists()
     os.close(killed._lock)  # what the kernel does for a killed process
     shm.remove_dead(tmp_path / "run")
     assert not killed.path.exists()
-    assert number.read_text() == "93"
+    assert total.read_text() == "100"
+
+
+def test_what_somebody_else_changes_meanwhile_stays(
+    tmp_path: Path, total: Path
+) -> None:
+    note = huge_pages.Note(tmp_path / "note")
+    note.add(7)
+    total.write_text("207")
+    note.give_back()
+    assert total.read_text() == "200"
+
+
+def test_two_starts_give_the_pages_of_a_third_back_once(
+    tmp_path: Path, total: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = InstanceDirectory(pid=4194304)
+    killed.huge_pages.add(7)
+    os.close(killed._lock)
+    locked = shm.huge_pages_locked
+
+    def be_second() -> Any:  # another has seen it too, and was quicker
+        monkeypatch.setattr(shm, "huge_pages_locked", locked)
+        shm.remove_dead(tmp_path / "run")
+        assert total.read_text() == "100"
+        return locked()
+
+    monkeypatch.setattr(shm, "huge_pages_locked", be_second)
+    shm.remove_dead(tmp_path / "run")
+    assert total.read_text() == "100"
+
+
+START_AND_END = """
+import sys
+from snabb_py.engine.engine import Engine
+print(flush=True)
+sys.stdin.readline()
+with Engine(packets=4096, large_packets=0, program="test") as engine:
+    print(engine.pool.memory.problem or "huge", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.need("root", "hugepages")
+def test_many_that_start_at_once_all_have_huge_pages() -> None:
+    engines = [
+        subprocess.Popen(
+            [sys.executable, "-c", START_AND_END],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(8)
+    ]
+    for expected in ("", "huge"):
+        lines = []
+        for engine in engines:
+            assert engine.stdout
+            lines.append(engine.stdout.readline().strip())
+        assert lines == [expected] * len(engines)
+        for engine in engines:
+            assert engine.stdin
+            engine.stdin.write("\n")
+            engine.stdin.flush()
+    for engine in engines:
+        assert engine.wait(20) == 0
+
+
+@pytest.mark.parametrize("length", [60, 20_000])
+def test_who_only_frees_leaves_packets_to_who_only_takes(length: int) -> None:
+    """One-way traffic over workers: fewer packets than a freelist has room for."""
+    pool = Pool(600, 60, 2, huge=False)
+    taking, freeing = (memory.new_aligned("struct freelist *") for _ in range(2))
+    for freelist in (taking, freeing):
+        lib.freelist_init(freelist, pool.pool)
+    for _ in range(5000):
+        packet = lib.engine_packet_alloc(taking, length)
+        assert packet
+        lib.engine_packet_free(freeing, packet)
+    for freelist in (taking, freeing):
+        lib.freelist_flush(freelist)
+    assert pool.free == 660
+    pool.close()
 
 
 # ---- physical addresses

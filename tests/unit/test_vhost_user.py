@@ -9,18 +9,18 @@ import errno
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from snabb_py._native import lib
-from snabb_py.errors import ConfigError, DeviceError, SnabbError
+from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.virtio import message
+from snabb_py.virtio.connection import TURN, TURN_SECONDS
 from snabb_py.virtio.frontend import NUMBERS, Guest, Refused
 from snabb_py.virtio.frontend_ring import GUEST_BASE
+from snabb_py.virtio.listening import listen
 from snabb_py.virtio.loop import Loop
 from snabb_py.virtio.message import (
     ADDRESS,
@@ -34,75 +34,17 @@ from snabb_py.virtio.message import (
     Feature,
     Protocol,
 )
-from snabb_py.virtio.vhost_user import Port, PortConfig
+from snabb_py.virtio.vhost_user import LINES, LINES_WINDOW, Port, PortConfig
+from tests.harness import no_free_fds
+from tests.vhost_port import Bench, all_fds_closed, is_over, open_fds, ready
 
 NO_ACK = message.PROTOCOL_FEATURES & ~message.bits(Protocol.REPLY_ACK)
 
 
-def open_fds() -> dict[str, str]:
-    found = {}
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # that of iterdir itself
-            found[path.name] = str(path.readlink())
-    return found
-
-
-@contextlib.contextmanager
-def all_fds_closed() -> Iterator[None]:
-    before = open_fds()
-    yield
-    assert not open_fds().keys() - before.keys(), open_fds()
-
-
-class Bench:
-    """A port without apps, and a loop that the test turns by hand."""
-
-    def __init__(self, path: Path, queues: int = 1, **settings: float) -> None:
-        self.now = 1000.0
-        self.path = path
-        self.loop = Loop()
-        config = PortConfig(path, queues)
-        try:
-            self.port = Port(config, self.loop, clock=lambda: self.now, **settings)
-        except SnabbError:
-            self.loop.close()
-            raise
-
-    def turn(self) -> None:
-        self.loop.step(0)
-
-    def guest(self, **settings: Any) -> Guest:
-        return Guest(self.path, idle=self.turn, **settings)
-
-    def wait(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline, "it does not come"
-            self.loop.step(0.01)
-
-    def close(self) -> None:
-        self.port.close()
-        self.loop.close()
-
-    @property
-    def counted(self) -> dict[str, int]:
-        usual = ("connections", "messages")
-        counters = self.port.counters
-        return {k: n for k, n in counters.items() if n and k not in usual}
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    with all_fds_closed():
-        bench = Bench(tmp_path / "s", 2, patience=5)
+    with ready(tmp_path / "s") as bench:
         yield bench
-        # Whatever has happened: the next front end is served.
-        with bench.guest(queues=2) as guest:
-            bench.wait(lambda: not bench.port.is_connected)
-            guest.start()
-            assert bench.port.device.has_guest
-            guest.stop()
-        bench.close()
 
 
 @pytest.fixture
@@ -110,16 +52,6 @@ def guest(bench: Bench) -> Iterator[Guest]:
     with bench.guest(queues=2) as guest:
         guest.negotiate()
         yield guest
-
-
-def is_over(bench: Bench, guest: Guest) -> bool:
-    bench.turn()
-    assert guest.socket
-    guest.socket.setblocking(False)
-    with contextlib.suppress(BlockingIOError, ConnectionError):
-        return not guest.socket.recv(1)
-    guest.socket.setblocking(True)
-    return False
 
 
 # -- requests ------------------------------------------------------------------
@@ -401,6 +333,46 @@ def test_509_slots(bench: Bench, guest: Guest) -> None:
     os.close(fd)
 
 
+def mapped_bytes(name: str) -> int:
+    """Return how much of this process's addresses files of a name take."""
+    ends = [
+        line.split()[0].split("-")
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if f"memfd:{name}" in line
+    ]
+    return sum(int(end, 16) - int(start, 16) for start, end in ends)
+
+
+def test_a_region_takes_no_file_descriptor_and_no_more_addresses_than_it_has(
+    bench: Bench, guest: Guest
+) -> None:
+    fd = os.memfd_create("holes")
+    os.ftruncate(fd, 2**45)
+    before = len(open_fds())
+    for i in range(100):
+        region = (GUEST_BASE + 8192 * i, 4096, 8192 * (i + 1), 2**44 + 100 * i)
+        guest.request("add_mem_reg", SINGLE_REGION.pack(0, *region), [fd])
+    assert len(open_fds()) == before
+    assert mapped_bytes("holes") <= 100 * 8192
+    os.close(fd)
+    del bench
+
+
+def test_a_guest_has_a_part_of_the_addresses_alone(bench: Bench, guest: Guest) -> None:
+    """127 ports could not all have memory if one may announce any."""
+    fd = os.memfd_create("holes")
+    os.ftruncate(fd, 2**45)
+    half = (GUEST_BASE, 2**39, 2**32, 0)
+    guest.request("add_mem_reg", SINGLE_REGION.pack(0, *half), [fd])
+    for size in (2**39 + 4096, 2**40 + 1, 2**45):
+        region = (2**50, size, 2**50, 0)
+        with pytest.raises(Refused):
+            guest.request("add_mem_reg", SINGLE_REGION.pack(0, *region), [fd])
+        assert mapped_bytes("holes") == 2**39
+    os.close(fd)
+    assert bench.counted == {"refused-bad-memory-messages": 3}
+
+
 def test_memory_that_a_running_ring_needs_stays(bench: Bench, guest: Guest) -> None:
     guest.share_memory()
     guest.start_driver()
@@ -555,6 +527,69 @@ def test_a_front_end_may_be_silent_for_as_long_as_it_likes(
     assert len(guest.request("get_features")) == 8
 
 
+def test_one_that_has_come_says_something(bench: Bench) -> None:
+    with bench.guest() as guest:
+        guest.connect()
+        bench.turn()
+        bench.now += 29.9
+        bench.loop.step(0.2)
+        assert bench.port.is_connected
+        bench.now += 0.2
+        bench.wait(lambda: not bench.port.is_connected)
+    assert bench.counted == {"closed-silent-connections": 1}
+
+
+def test_a_turn_is_short_when_messages_take_long(bench: Bench, guest: Guest) -> None:
+    before = bench.port.counters["messages"]
+    guest.send(HEADER.pack(3, 1, 0) * 40)
+    bench.tick = TURN_SECONDS
+    turns: list[int] = []
+    while not turns or turns[-1] < 40:
+        bench.turn()
+        turns.append(bench.port.counters["messages"] - before)
+    bench.tick = 0
+    assert turns == list(range(1, 41))
+
+
+def test_a_flood_of_messages_leaves_others_their_turn(
+    bench: Bench, guest: Guest, tmp_path: Path
+) -> None:
+    guest.send(HEADER.pack(3, 1, 0) * 40 * TURN)
+    port = Port(PortConfig(tmp_path / "other"), bench.loop)
+    steps = 0
+
+    def turn() -> None:
+        nonlocal steps
+        steps += 1
+        bench.turn()
+
+    with Guest(tmp_path / "other", idle=turn) as other:
+        before = bench.port.counters["messages"]
+        other.negotiate()
+        done = bench.port.counters["messages"] - before
+    # Never more than a turn of the flood for each of the other's.
+    assert 0 < done <= TURN * steps
+    assert steps <= 2 * port.counters["messages"] + 2
+    port.close()
+    assert not bench.counted
+
+
+def test_lines_about_a_flood_of_connections_are_few(bench: Bench) -> None:
+    said = []
+    for _ in range(200):
+        with bench.guest() as guest:
+            guest.connect()
+            bench.wait(lambda: bench.port.is_connected)
+        bench.wait(lambda: not bench.port.is_connected)
+        said.append(bench.port.supervise() or "")
+    bench.now += LINES_WINDOW
+    assert "; ".join(said).count("connected") == LINES
+    with bench.guest() as guest:
+        guest.connect()
+        bench.wait(lambda: bench.port.is_connected)
+    assert "390 more lines like these" in (bench.port.supervise() or "")
+
+
 def test_a_front_end_that_does_not_read(bench: Bench, guest: Guest) -> None:
     assert guest.socket
     guest.socket.setblocking(False)
@@ -597,6 +632,29 @@ def test_the_socket_is_for_owner_and_group(bench: Bench) -> None:
     assert stat.S_IMODE(bench.path.stat().st_mode) == 0o660
 
 
+@pytest.mark.need("root")
+def test_the_group_is_set(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with listen(path, 4711):
+        assert path.stat().st_gid == 4711
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_a_group_that_may_not_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of the socket."""
+    path = tmp_path / "s"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(DeviceError, match=r"give .*/s to group 4711: .*; who is not"):
+        listen(path, 4711)
+    assert not path.exists()
+
+
 def test_a_stale_socket_is_replaced_and_ours_removed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as old:
@@ -625,6 +683,78 @@ def test_a_path_too_long_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"108 bytes.* 107"):
         Bench(Path("/" + "x" * 107))
     del tmp_path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path / "no" / "s", "No such file"),
+        (lambda path: path / "file" / "s", "Not a directory"),
+        (lambda path: path / "loop" / "s", "symbolic links"),
+        (lambda path: path, "in use"),
+        (lambda _: Path("/proc/s"), ""),
+    ],
+)
+def test_a_directory_that_will_not_do(
+    tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = make(tmp_path)
+    with (
+        all_fds_closed(),
+        pytest.raises(DeviceError, match=f"listen at {path}.*{message}"),
+    ):
+        Bench(path)
+
+
+@pytest.mark.need("root")
+def test_a_socket_that_another_user_has_left_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(path))
+    os.chown(path, 12345, -1)
+    with pytest.raises(DeviceError, match=r"user 12345 has left .*: remove it"):
+        Bench(path)
+    assert path.is_socket()
+
+
+def test_without_file_descriptors_a_client_tries_again(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    now = 1000.0
+    loop = Loop()
+    port = Port(PortConfig(path, is_server=False), loop, clock=lambda: now)
+
+    def idle() -> None:
+        nonlocal now
+        now += 1
+        loop.step(0.1)
+
+    with no_free_fds():
+        for _ in range(3):
+            idle()
+    with Guest(path, is_server=True, idle=idle) as guest:
+        guest.start()
+        assert port.device.has_guest
+    port.close()
+    loop.close()
+
+
+def test_an_error_of_ours_ends_one_connection(
+    bench: Bench, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> bool:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.port.device, "settle", fail)
+        os.eventfd_write(bench.port.device.event_fd, 1)
+        patch.setattr(bench.port.device, "disconnect", lambda: None)
+        bench.turn()
+    bench.port.device.disconnect()
+    assert bench.counted == {"closed-internal-connections": 1}
+    assert "internal error: MemoryError" in (bench.port.supervise() or "")
+    del guest
 
 
 def test_a_client_comes_when_the_server_does(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-/* Signals to eventfds that a stranger shares with us.
+/* Signals to eventfds of strangers: see event_signal_abi.h.
  *
- * He may fill one and make it one that blocks at any moment, also between our looking
- * and our writing, and write() would then wait for him, with the card's lock. A request
- * of asynchronous I/O signals an eventfd when it is done, and that never waits, nor does
+ * A stranger may fill one and make it one that blocks at any moment, also between our
+ * looking and our writing, and write() would then wait for him. A request of
+ * asynchronous I/O signals an eventfd when it is done, and that never waits, nor does
  * anything to other files (io_submit(2), IOCB_FLAG_RESFD). The request is a read of
  * nothing, done before io_submit() returns: 1.2 us, where write() takes 0.4.
  */
@@ -15,11 +15,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "snabb_py/nic/model82599.h"
+#include "snabb_py/engine/event_signal.h"
 
-enum { EVENTS = 32 }; /* that are left lying until there is no room */
+enum {
+    EVENTS = 32, /* that are left lying until there is no room */
+    ATTEMPTS = 8
+};
 
-void signal_open(struct model_signal *signal)
+void event_signal_open(struct event_signal *signal)
 {
     aio_context_t context = 0;
     if (signal->null_fd >= 0)
@@ -30,15 +33,16 @@ void signal_open(struct model_signal *signal)
         signal->context = context;
 }
 
-void signal_close(struct model_signal *signal)
+void event_signal_close(struct event_signal *signal)
 {
     if (signal->context)
         syscall(SYS_io_destroy, signal->context);
     if (signal->null_fd >= 0)
         close(signal->null_fd);
+    *signal = (struct event_signal){.null_fd = -1};
 }
 
-void signal_send(struct model_signal *signal, int fd)
+void event_signal_send(const struct event_signal *signal, int fd)
 {
     if (!signal->context) {
         const uint64_t one = 1;
@@ -53,8 +57,10 @@ void signal_send(struct model_signal *signal, int fd)
     struct iocb *requests[] = {&request};
     struct io_event events[EVENTS];
     /* An eventfd that is full is one that nobody has looked at: nothing is lost. What is
-     * none is refused (EINVAL). */
-    while (syscall(SYS_io_submit, signal->context, 1, requests) < 0 && errno == EAGAIN)
-        if (syscall(SYS_io_getevents, signal->context, 0, EVENTS, events, NULL) <= 0)
+     * none is refused (EINVAL). No room: we make some, or another thread just has. */
+    for (int i = 0; i < ATTEMPTS; i++) {
+        if (syscall(SYS_io_submit, signal->context, 1, requests) == 1 || errno != EAGAIN)
             return;
+        syscall(SYS_io_getevents, signal->context, 0, EVENTS, events, NULL);
+    }
 }
