@@ -10,9 +10,7 @@ import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
-
-from hypothesis import strategies as st
+from typing import Protocol, TypeVar
 
 from tests.lwaftr_model.neighbors import ALL_NODES, solicited_node
 from tests.lwaftr_model.settings import Settings, Side, Softwire
@@ -74,19 +72,6 @@ class RandomChoices:
 
     def number(self, low: int, high: int) -> int:
         return low + int(self.random.random() * (high - low + 1))
-
-
-class DrawnChoices:
-    """From hypothesis."""
-
-    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
-        self.draw = draw
-
-    def pick(self, options: Sequence[T]) -> T:
-        return options[self.number(0, len(options) - 1)]
-
-    def number(self, low: int, high: int) -> int:
-        return int(self.draw(st.integers(low, high)))
 
 
 # ---- settings ----

@@ -116,5 +116,5 @@ def rebuilt_icmpv6(body: bytes, settings: Settings) -> Any:
     target = inet_ntop(AF_INET6, body[8:24])
     if body[0] == 135:
         return ICMPv6ND_NS(tgt=target) / ICMPv6NDOptSrcLLAddr(lladdr=own)
-    flags = {"R": 1, "S": body[4] >> 6 & 1, "O": body[4] >> 5 & 1}
+    flags: dict[str, Any] = {"R": 1, "S": body[4] >> 6 & 1, "O": body[4] >> 5 & 1}
     return ICMPv6ND_NA(tgt=target, **flags) / ICMPv6NDOptDstLLAddr(lladdr=own)

@@ -3,13 +3,16 @@
 The long run of the same is scripts/verify/lwaftr-oracle.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lwaftr_model.scrutiny import rebuilt, untagged
 from tests.lwaftr_oracle import Comparison, Episode
-from tests.lwaftr_traffic import DrawnChoices, RandomChoices
+from tests.lwaftr_traffic import RandomChoices, T
 
 #: Counters that say where a frame went, if nothing came of it at once.
 KEPT = ("in-arp-", "in-ndp-", "needs-reassembly")
@@ -20,6 +23,19 @@ thorough = settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+class DrawnChoices:
+    """From hypothesis."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+        self.draw = draw
+
+    def pick(self, options: Sequence[T]) -> T:
+        return options[self.number(0, len(options) - 1)]
+
+    def number(self, low: int, high: int) -> int:
+        return int(self.draw(st.integers(low, high)))
 
 
 @modes
