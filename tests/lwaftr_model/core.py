@@ -109,7 +109,8 @@ class Core:
             if not self.external.allow_icmp:
                 self.drop("drop-in-by-policy-icmpv4", ip, origin)
                 return
-            if checksum(ip[header_length(ip) : u16(ip, 2)]):
+            total = u16(ip, 2)
+            if total > len(ip) or checksum(ip[header_length(ip) : total]):
                 self.drop("drop-bad-checksum-icmpv4", ip, origin)
                 return
         port = port_of(ip, from_b4=False, compat=self.compat, hairpinned=origin != 0)
