@@ -189,6 +189,8 @@ class Model:
         if len(ip) < IPV4:
             return False
         size, total = header_length(ip), u16(ip, 2)
+        if is_fragment(ip) and total < size:
+            return False
         return size >= IPV4 and max(size, total) <= len(ip)
 
     def reassembled6(self, frame: bytes) -> bytes | None:

@@ -109,7 +109,8 @@ class Core:
             if not self.external.allow_icmp:
                 self.drop("drop-in-by-policy-icmpv4", ip, origin)
                 return
-            if checksum(ip[header_length(ip) : u16(ip, 2)]):
+            total = u16(ip, 2)
+            if total > len(ip) or checksum(ip[header_length(ip) : total]):
                 self.drop("drop-bad-checksum-icmpv4", ip, origin)
                 return
         port = port_of(ip, from_b4=False, compat=self.compat, hairpinned=origin != 0)
@@ -214,8 +215,6 @@ class Core:
         if not self.is_sound_inner(ip6[at:]):
             self.drop6("", ip6)
             return
-        if not self.compat:
-            ip6 = ip6[: at + u16(ip6, at + 2)]
         self.decapsulate(ip6, at)
 
     def with_whole_inner(self, frame: bytes) -> bytes | None:
@@ -244,7 +243,7 @@ class Core:
 
     def decapsulate(self, ip6: bytes, at: int) -> None:
         """Take a tunnel packet: check where it came from, let go what is in it."""
-        ip = ip6[at:]
+        ip = ip6[at:] if self.compat else ip6[at : at + u16(ip6, at + 2)]
         turns = self.settings.hairpinning and self.table.manages(ip[16:20])
         port = port_of(ip, from_b4=True, compat=self.compat, hairpinned=turns)
         softwire = self.table.lookup(ip[12:16], port)

@@ -343,6 +343,10 @@ def cut_ipv6(frame: bytes, mtu: int, ident: int) -> Iterator[bytes]:
     if frame[12:14] != ETHERTYPE_IPV6 or len(frame) <= mtu + ETHERNET:
         yield frame
         return
+    frame = frame[: ETHERNET + IPV6 + u16(frame, ETHERNET + 4)]
+    if len(frame) <= mtu + ETHERNET:
+        yield frame
+        return
     front, data = frame[: ETHERNET + IPV6], frame[ETHERNET + IPV6 :]
     protocol = front[ETHERNET + 6]
     size = (mtu - IPV6 - 8) & ~7

@@ -70,7 +70,7 @@ def rebuilt_arp(_: bytes, parsed: Any, settings: Settings) -> Any:
 def rebuilt_ipv4(packet: bytes, parsed: Any, settings: Settings) -> Any:
     ip = parsed[IP]
     ours = packet[12:16] == settings.external.ip and packet[9] == 1
-    if ours and not is_fragment(packet) and packet[20] != 0:
+    if ours and not is_fragment(packet) and packet[0] == 0x45 and packet[20] != 0:
         quoted = packet[28:]
         error = ICMP(type=packet[20], code=packet[21], nexthopmtu=u16(packet, 26))
         return IP(src=ip.src, dst=ip.dst, ttl=255, id=0) / error / Raw(quoted)
@@ -116,5 +116,5 @@ def rebuilt_icmpv6(body: bytes, settings: Settings) -> Any:
     target = inet_ntop(AF_INET6, body[8:24])
     if body[0] == 135:
         return ICMPv6ND_NS(tgt=target) / ICMPv6NDOptSrcLLAddr(lladdr=own)
-    flags = {"R": 1, "S": body[4] >> 6 & 1, "O": body[4] >> 5 & 1}
+    flags: dict[str, Any] = {"R": 1, "S": body[4] >> 6 & 1, "O": body[4] >> 5 & 1}
     return ICMPv6ND_NA(tgt=target, **flags) / ICMPv6NDOptDstLLAddr(lladdr=own)
