@@ -9,6 +9,7 @@ import click
 
 #: Program -> what `snabb-py lwaftr --help` says of it; module lwaftr_<program>.
 PROGRAMS = {
+    "bench": "Measure it, without interfaces.",
     "check": "Play captures to it; compare what comes out and what it counts.",
 }
 
@@ -63,4 +64,5 @@ def program() -> None:
     \b
     Examples:
       snabb-py lwaftr check examples/lwaftr.conf v4.pcap v6.pcap v4-out.pcap v6-out.pcap
+      snabb-py lwaftr bench examples/lwaftr.conf v4.pcap v6.pcap
     """

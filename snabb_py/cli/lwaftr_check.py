@@ -82,8 +82,10 @@ def _is_external(frame: bytes, queue: Queue) -> bool:
     vlan = queue.external.vlan_tag
     tag = b"" if vlan is None else VLAN + vlan.to_bytes(2, "big")
     if vlan != queue.internal.vlan_tag:
-        return frame[TYPE : TYPE + 2] != VLAN if vlan is None else (
-            frame[TYPE : TYPE + TAG] == tag
+        return (
+            frame[TYPE : TYPE + 2] != VLAN
+            if vlan is None
+            else (frame[TYPE : TYPE + TAG] == tag)
         )
     at = TYPE + len(tag)
     return frame[at : at + 2] in {IPV4, ARP}
@@ -114,7 +116,9 @@ def read_counters(path: Path) -> Counters:
         raise ConfigError(f'{path}: expected an object, {{"in-ipv4-packets": 1, ...}}')
     for name, n in found.items():
         if name not in NAMES:
-            raise ConfigError(f'{path}: "{printable(name)}" is no counter of the lwAFTR')
+            raise ConfigError(
+                f'{path}: "{printable(name)}" is no counter of the lwAFTR'
+            )
         if not isinstance(n, int) or isinstance(n, bool):
             raise ConfigError(f'{path}: "{name}": expected a whole number')
     return _comparable(found)
@@ -195,8 +199,8 @@ def program(  # noqa: PLR0913 - the arguments of a program
 
     \b
     Examples:
-      snabb-py lwaftr check lwaftr.conf v4.pcap v6.pcap v4-out.pcap v6-out.pcap c.json
-      snabb-py lwaftr check -r lwaftr.conf v4.pcap v6.pcap v4-out.pcap v6-out.pcap c.json
+      snabb-py lwaftr check lw.conf v4.pcap v6.pcap v4-out.pcap v6-out.pcap c.json
+      snabb-py lwaftr check -r lw.conf v4.pcap v6.pcap v4-out.pcap v6-out.pcap c.json
     """
     is_compat = compat is not None
     config = read(conf, compat=is_compat)

@@ -1,12 +1,15 @@
 """What the programs of `snabb-py lwaftr` share: options, captures read and written."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
 
 from snabb_py._native import lib
 from snabb_py.apps.pcap import PcapReader, PcapWriter
+from snabb_py.engine import counter
+from snabb_py.engine.engine import Engine
 from snabb_py.engine.solo import Solo
 from snabb_py.errors import ConfigError
 
@@ -49,3 +52,18 @@ def write_frames(path: Path, frames: Sequence[bytes]) -> None:
         solo.tick()
     if writer.failure:
         raise ConfigError(writer.failure)
+
+
+def app_drops(engine: Engine, apps: Iterable[str]) -> dict[str, int]:
+    """Return the packets that lwAFTRs have dropped, by counter, summed.
+
+    What a counter has in bytes is not shown, nor the sums of all drops of a side: what
+    they are made of is.
+    """
+    drops: Counter[str] = Counter()
+    for app in apps:
+        for name, n in engine.apps[app].counters.items():
+            is_sum = name.endswith("-bytes") or name.startswith("drop-all-")
+            if n and counter.is_drop(name) and not is_sum:
+                drops[name] += n
+    return dict(drops)
