@@ -11,6 +11,8 @@ import click
 PROGRAMS = {
     "bench": "Measure it, without interfaces.",
     "check": "Play captures to it; compare what comes out and what it counts.",
+    "query": "Show counters of lwAFTRs that run.",
+    "run": "Carry packets between two interfaces, or on one.",
 }
 
 
@@ -63,6 +65,8 @@ def program() -> None:
 
     \b
     Examples:
+      snabb-py lwaftr run --bt examples/binding.table
+      snabb-py lwaftr query drop
       snabb-py lwaftr check examples/lwaftr.conf v4.pcap v6.pcap v4-out.pcap v6-out.pcap
       snabb-py lwaftr bench examples/lwaftr.conf v4.pcap v6.pcap
     """

@@ -1,8 +1,11 @@
 """`snabb-py lwaftr` as a user calls it."""
 
 import json
+import os
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +13,7 @@ from snabb_py.lwaftr.conf import read
 from snabb_py.lwaftr.made_up import MadeUpTable
 from snabb_py.lwaftr.made_up_traffic import Ends, from_b4s, from_internet
 from tests.captures import classic, frames_in
-from tests.hosts import SNABB
+from tests.hosts import SNABB, Host
 from tests.lwaftr_cases import CASES, OBSERVED, Case, cases
 from tests.nfv_program import ROOT
 
@@ -190,3 +193,150 @@ def test_bench_of_nothing(made_up: list[Path], tmp_path: Path) -> None:
     result = call("bench", made_up[0], empty, made_up[2])
     assert result.returncode == 2
     assert "no packet in it" in result.stderr
+
+
+# -- run -----------------------------------------------------------------------
+
+TABLE = ROOT / "examples" / "binding.table"
+CONF = ROOT / "examples" / "lwaftr.conf"
+
+
+def carry(*arguments: str | float | Path) -> dict[str, Any]:
+    """Return the summary of a run."""
+    result = call("run", "--json", *arguments)
+    assert result.returncode == 0, result.stderr
+    summary: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return summary
+
+
+def packets(summary: dict[str, Any], name: str) -> int:
+    return int(summary["counters"][f"{name}-packets"])
+
+
+@pytest.mark.parametrize("config", [["--bt", TABLE], ["--conf", CONF]])
+def test_run_on_software_cards(config: list[str | Path]) -> None:
+    """All that comes passes in a tunnel, or out of one."""
+    cards = [
+        "--v4",
+        "sim,inline,count=20000",
+        "--v6",
+        "sim,inline,count=20000,size=imix",
+    ]
+    summary = carry(*config, *cards, "--duration", 2)
+    encap = summary["directions"][0]
+    assert (encap["from"], encap["to"]) == (f"{cards[1]} (v4)", f"{cards[3]} (v6)")
+    for direction in summary["directions"]:
+        assert direction["forwarded"] == direction["offered"] == 20000
+        assert direction["drops"] == {}
+    assert packets(summary, "in-ipv4") == packets(summary, "out-ipv6") == 20000
+    assert packets(summary, "in-ipv6") == packets(summary, "out-ipv4") == 20000
+    assert summary["softwires"] == 4
+
+
+def test_run_without_interfaces() -> None:
+    summary = carry("--bt", TABLE, "--duration", 1)
+    assert [d["from"] for d in summary["directions"]] == ["sim (v4)", "sim (v6)"]
+    assert all(d["forwarded"] > 0 for d in summary["directions"])
+
+
+def test_run_on_a_stick() -> None:
+    card = "sim,inline,count=20000"
+    summary = carry("--bt", TABLE, "--on-a-stick", card, "--duration", 2)
+    (both,) = summary["directions"]
+    assert both["forwarded"] == both["offered"] == 20000
+    assert packets(summary, "out-ipv4") == packets(summary, "out-ipv6") == 10000
+
+
+def test_run_names_what_it_drops(made_up: list[Path], tmp_path: Path) -> None:
+    """Foreign softwires: each side's drops, by counter, and the run's own end."""
+    _, v4, v6 = made_up
+    out = [tmp_path / "v4.pcap", tmp_path / "v6.pcap"]
+    words = [f"pcap:{a},{b}" for a, b in zip((v4, v6), out, strict=True)]
+    summary = carry("--conf", CONF, "--v4", words[0], "--v6", words[1])
+    encap, decap = summary["directions"]
+    assert encap["drops"]["drop-no-dest-softwire-ipv4-packets"] == 640
+    assert decap["drops"]["drop-no-source-softwire-ipv6-packets"] == 640
+    assert encap["drops"].keys().isdisjoint(decap["drops"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "give --bt, --conf or both"),
+        (["--bt", TABLE, "--v4", "sim"], "give both --v4 and --v6"),
+        (["--bt", TABLE, "--v4", "sim", "--on-a-stick", "sim"], "not with --v4"),
+        (["--conf", CONF, "--v4-mac", "02:00:00:00:00:01"], "addresses are --conf's"),
+        (["--bt", TABLE, "--v4", "tap:x", "--v6", "sim"], "--v4-address is missing"),
+        (["--bt", TABLE, "--v4-address", "::1"], '"::1" is no IPv4 address'),
+        (["--bt", TABLE, "--v6-next-hop", "x"], "is no IPv6 address or MAC address"),
+        (["--bt", TABLE, "--v4-mac", "2:3"], '"2:3" is no MAC address'),
+        (["--bt", TABLE, "--v4", "sim,flows=3", "--v6", "sim"], "the binding table's"),
+        (["--bt", "nowhere"], "nowhere"),
+    ],
+)
+def test_run_refuses(arguments: list[str | Path], expected: str) -> None:
+    result = call("run", *arguments)
+    assert result.returncode in {1, 2}
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_run_asks_the_kernel() -> None:
+    """Address, MAC address and gateway are the interface's."""
+    with ExitStack() as stack:
+        host = Host(1)
+        stack.callback(host.close)
+        host("ip", "link", "add", "eth", "type", "veth", "peer", "name", "other")
+        host("ip", "link", "set", "eth", "address", "02:00:00:00:00:07", "up")
+        host("ip", "link", "set", "other", "up")
+        host("ip", "addr", "add", "198.18.0.1/24", "dev", "eth")
+        host("ip", "route", "add", "default", "via", "198.18.0.254")
+        command = [*SNABB, "lwaftr", "run", "--bt", str(TABLE), "--v6", "sim,wire=sink"]
+        options = ["--v4", "raw:eth", "--duration", "0.5", "--json"]
+        summary = host(*command, *options)
+        counters = json.loads(summary.splitlines()[-1])["counters"]
+        assert counters["out-arp-request-packets"] == 1
+        host("ip", "route", "del", "default")
+        with pytest.raises(AssertionError, match="--v4-next-hop is missing"):
+            host(*command, *options)
+
+
+# -- query ---------------------------------------------------------------------
+
+
+def test_query() -> None:
+    process = subprocess.Popen(
+        [*SNABB, "lwaftr", "run", "--bt", TABLE, "--json", "--interval", "0.1"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            if all(d["forwarded"] for d in json.loads(line)["directions"]):
+                break
+        pid = process.pid
+        result = call("query", "--pid", pid, "--json", "out-ipv?-packets")
+        assert result.returncode == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert found["pid"] == pid
+        assert found["counters"].keys() == {"out-ipv4-packets", "out-ipv6-packets"}
+        assert all(n > 0 for n in found["counters"].values())
+        text = call("query", "--pid", pid).stdout
+        assert text.startswith(f"process {pid}\n")
+        assert "in-ipv4-packets" in text
+        assert "drop-no-dest-softwire" not in text
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+    result = call("query", "--pid", pid)
+    assert result.returncode == 2
+    assert f"process {pid} runs no lwAFTR" in result.stderr
+
+
+def test_query_lists_names() -> None:
+    names = call("query", "-l").stdout.split()
+    assert len(names) > 93
+    assert call("query", "-l", "arp").stdout.split() == [n for n in names if "arp" in n]
+    assert call("query", "-l", "nothing-like-it").returncode == 2
