@@ -6,13 +6,15 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import Ether
 
+VLAN, ICMPV4 = 0x8100, 1
+
 
 def describe(frame: bytes) -> str:
     """Return a frame in a few words, from the outside inwards."""
-    packet, words = Ether(frame), []
-    if packet.type == 0x8100:
+    ethernet = Ether(frame)
+    packet, words = ethernet.payload, []
+    if ethernet.type == VLAN:
         packet = packet.payload
-    packet = packet.payload
     if isinstance(packet, IPv6):
         words.append(f"{packet.src} > {packet.dst}:")
         if isinstance(packet.payload, IP):
@@ -20,7 +22,7 @@ def describe(frame: bytes) -> str:
     if isinstance(packet, IP):
         tos = f" tos {packet.tos}" if packet.tos else ""
         words.append(f"{packet.src} > {packet.dst} ttl {packet.ttl}{tos}:")
-        if packet.proto == 1:
+        if packet.proto == ICMPV4:
             icmp = packet[ICMP]
             words.append(f"ICMP {icmp.type}/{icmp.code}")
             if (icmp.type, icmp.code) == (3, 4):

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from snabb_py._native import ffi, lib
+from snabb_py._native import ffi
 
 #: All of them, in the order of `enum lwaftr_counter`.
 NAMES: Final[tuple[str, ...]] = tuple(

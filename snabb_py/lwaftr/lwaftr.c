@@ -9,8 +9,7 @@
 #include "snabb_py/lwaftr/lwaftr.h"
 
 enum {
-    PREFETCH = 8,   /* packets ahead */
-    PORTS_SIZE = 4, /* source and destination, the first bytes of a payload */
+    PORTS_SIZE = 4,  /* source and destination, the first bytes of a payload */
     EXPIRED_MAX = 32 /* reassemblies that a tick gives up */
 };
 
@@ -23,7 +22,7 @@ struct burst {
     uint32_t addresses[LWAFTR_BURST];
     uint16_t ports[LWAFTR_BURST];
     uint32_t slots[LWAFTR_BURST]; /* of the addresses */
-    uint16_t psids[LWAFTR_BURST];
+    uint16_t psids[LWAFTR_BURST]; /* of the ports */
     const struct softwire *softwires[LWAFTR_BURST];
 };
 
@@ -85,12 +84,14 @@ static inline uint32_t ip_room(const struct packet *packet, const uint8_t *frame
 }
 
 /* A header without options, right, of a datagram that is no fragment and has ports, and
- * `most` bytes at most. `&`, because all of it is true of nearly every packet; version,
- * header length and fragment fields are in one word. */
+ * `most` bytes at most. Version, header length and fragment fields are in one word. The
+ * sum is a multiple of 0xffff when it times the inverse of that, modulo 2^64, is small
+ * (Granlund and Montgomery, 1994, 9); it is never 0. */
 static inline bool is_common_ipv4(const uint8_t *ip, uint32_t total, uint32_t most)
 {
     const uint64_t first = htobe64(0x45ull << 56);
     const uint64_t mask = htobe64(0xffull << 56 | IPV4_IS_FRAGMENT);
+    const uint64_t inverse = 0xfffefffefffeffff, quotients = 0x0001000100010001;
     uint64_t word[2];
     uint32_t last;
     memcpy(word, ip, sizeof(word));
@@ -100,8 +101,9 @@ static inline bool is_common_ipv4(const uint8_t *ip, uint32_t total, uint32_t mo
     sum += sum < word[1];
     sum += last;
     sum += sum < last;
-    return (((word[0] ^ first) & mask) == 0) & (total >= WIRE_IPV4_SIZE + PORTS_SIZE) &
-           (total <= most) & (ip[IPV4_PROTOCOL] != WIRE_ICMP) & checksum_is_right(sum);
+    return ((word[0] ^ first) & mask) == 0 && total <= most &&
+           total >= WIRE_IPV4_SIZE + PORTS_SIZE && ip[IPV4_PROTOCOL] != WIRE_ICMP &&
+           sum * inverse <= quotients;
 }
 
 /* Whether the filter of a side that a frame came in on lets it pass. The filter sees
@@ -126,9 +128,10 @@ static inline bool passes(const struct lwaftr_side *side, const struct packet *p
 }
 
 /* Frames that came from a card are not in the cache; what describes them is. */
-static inline void prefetch_ahead(struct packet *const *packets, uint32_t i, uint32_t n)
+static inline void prefetch_frames(struct packet *const *packets, uint32_t n)
 {
-    __builtin_prefetch(packets[min_u32(i + PREFETCH, n - 1)]->data);
+    for (uint32_t i = 0; i < n; i++)
+        __builtin_prefetch(packets[i]->data);
 }
 
 /* ---- the lookup -------------------------------------------------------------------- */
@@ -289,8 +292,8 @@ static inline uint8_t *common_ipv4(const struct lwaftr_config *config,
     const uint8_t *ip = frame + FRAME_IP;
     uint32_t total = load_be16(ip + IPV4_TOTAL_LENGTH), room = ip_room(packet, frame);
     uint32_t most = min_u32(room, config->side[LWAFTR_V6].mtu - WIRE_IPV6_SIZE);
-    bool is_common = is_common_ipv4(ip, total, most) & (ip[IPV4_TTL] > 1) &
-                     ((total == room) | !config->compat);
+    bool is_common = is_common_ipv4(ip, total, most) && ip[IPV4_TTL] > 1 &&
+                     (!config->compat || total == room);
     return likely(is_common) && passes(in, packet, frame) ? frame : NULL;
 }
 
@@ -301,10 +304,8 @@ static void burst_from_internet(struct lwaftr *lw, struct packet *const *packets
     struct burst burst;
     burst.packets = packets;
     burst.n = n;
-    bool is_ready = neighbor_is_known(lw->neighbor[LWAFTR_V6]);
     for (uint32_t i = 0; i < n; i++) {
-        prefetch_ahead(packets, i, n);
-        uint8_t *frame = likely(is_ready) ? common_ipv4(config, packets[i]) : NULL;
+        uint8_t *frame = common_ipv4(config, packets[i]);
         const uint8_t *ip = frame ? frame + FRAME_IP : no_ipv4;
         burst.frames[i] = frame;
         burst_note(&burst, config->table, i, load_be32(ip + IPV4_DESTINATION),
@@ -338,11 +339,11 @@ static inline uint8_t *common_ipv6(const struct lwaftr_config *config,
     uint32_t room = ip_room(packet, frame) - WIRE_IPV6_SIZE;
     uint32_t most = min_u32(payload, config->side[LWAFTR_V4].mtu);
     uint32_t ecn = ipv6[1] >> 4 & ECN_MASK;
-    bool is_common = (ipv6[0] >> 4 == 6) &
-                     (ipv6[IPV6_NEXT_HEADER] == WIRE_IPV4_IN_IPV6) & (payload <= room) &
-                     ((ecn == 0) | (ecn == (ip[IPV4_TOS] & ECN_MASK))) &
-                     is_common_ipv4(ip, total, most) & (ip[IPV4_TTL] > 0) &
-                     ((total == room) | !config->compat);
+    bool is_common = ipv6[0] >> 4 == 6 &&
+                     ipv6[IPV6_NEXT_HEADER] == WIRE_IPV4_IN_IPV6 && payload <= room &&
+                     (ecn == 0 || ecn == (ip[IPV4_TOS] & ECN_MASK)) &&
+                     is_common_ipv4(ip, total, most) && ip[IPV4_TTL] > 0 &&
+                     (!config->compat || total == room);
     return likely(is_common) && passes(in, packet, frame) ? frame : NULL;
 }
 
@@ -352,10 +353,8 @@ static void burst_from_b4s(struct lwaftr *lw, struct packet *const *packets, uin
     struct burst burst;
     burst.packets = packets;
     burst.n = n;
-    bool is_ready = neighbor_is_known(lw->neighbor[LWAFTR_V4]);
     for (uint32_t i = 0; i < n; i++) {
-        prefetch_ahead(packets, i, n);
-        uint8_t *frame = likely(is_ready) ? common_ipv6(config, packets[i]) : NULL;
+        uint8_t *frame = common_ipv6(config, packets[i]);
         const uint8_t *ip = frame ? frame + FRAME_TUNNELLED : no_ipv4;
         burst.frames[i] = frame;
         burst_note(&burst, config->table, i, load_be32(ip + IPV4_SOURCE),
@@ -377,7 +376,11 @@ static void push_burst(struct lwaftr *lw, uint32_t side, struct packet *const *p
 {
     if (n == 0)
         return;
-    if (side == LWAFTR_V4)
+    prefetch_frames(packets, n);
+    if (unlikely(!neighbor_is_known(lw->neighbor[LWAFTR_V6 - side])))
+        for (uint32_t i = 0; i < n; i++)
+            lwaftr_input(lw, side, packets[i]);
+    else if (side == LWAFTR_V4)
         burst_from_internet(lw, packets, n);
     else
         burst_from_b4s(lw, packets, n);
@@ -470,8 +473,8 @@ static uint32_t push_stick(struct lwaftr *lw, struct link *in, const struct link
     uint32_t n, total = 0;
     while ((n = receive(in, out, packets)) > 0) {
         uint32_t counts[LWAFTR_NSIDES] = {0};
+        prefetch_frames(packets, n);
         for (uint32_t i = 0; i < n; i++) {
-            prefetch_ahead(packets, i, n);
             uint32_t side = side_of(lw->config, packets[i]);
             sides[side][counts[side]++] = packets[i];
         }

@@ -6,7 +6,7 @@ Imports apps and engine.
 import itertools
 import mmap
 import secrets
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps.bpf import Program, compile_expression
@@ -116,9 +116,9 @@ class Lwaftr(App):
         fragment_ids: of IPv4 and IPv6: those of the packets that are cut up begin
             behind them; None: anywhere. For tests.
 
-    A new config may come while the app runs: next hops that stay are not asked for again,
-    fragments that wait go on waiting. `max-packets` of reassembly is that of the first
-    config.
+    A new config may come while the app runs: next hops that stay are not asked for
+    again, fragments that wait go on waiting. `max-packets` of reassembly remains that
+    of the first config.
 
     Counters: counters_abi.h.
     """
@@ -198,16 +198,14 @@ class Lwaftr(App):
     def open(self, resources: Resources) -> None:
         """Make room for fragments and for what is learnt of the next hops."""
         npackets = resources.pool.npackets[lib.PACKET_SMALL]
-        self._state = _State(
-            self.config, self._interfaces, npackets, self._fragment_ids
-        )
-        self.state = self._state.struct
+        #: Everything behind `state`.
+        self.kept = _State(self.config, self._interfaces, npackets, self._fragment_ids)
+        self.state = self.kept.struct
 
     def adopt(self, old: App) -> None:
         """Go on with what the running app knows and holds."""
-        assert isinstance(old, Lwaftr)
-        self._state = old._state
-        self.state = self._state.struct
+        super().adopt(old)
+        self.kept = cast("Lwaftr", old).kept
 
 
 class LwaftrOnAStick(Lwaftr):

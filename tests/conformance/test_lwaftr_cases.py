@@ -2,8 +2,8 @@
 
 Order is compared within a side. On a stick both sides' frames are on one link, in an
 order that is nobody's business. Where Snabb was seen to do what an RFC forbids, or not
-to do what one asks for, that is what compat mode is for; what happens by default is said
-here, row by row.
+to do what one asks for, compat mode does the same; what comes of it by default is said
+in tests/lwaftr_deviations.py, row by row.
 """
 
 import pytest
