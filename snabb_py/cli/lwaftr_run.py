@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from snabb_py.apps.basic import Silence
 from snabb_py.apps.traffic import Generator, Template
 from snabb_py.cli.card_wires import LEAST_SIZE, parse_sizes
 from snabb_py.cli.cards import parse_sim
@@ -186,8 +187,9 @@ def build(
         if end.entry and issubclass(network.apps[end.entry].cls, Generator):
             make_traffic(network, end, lw)
         network.link(f"{APP}.{port} -> {end.transmit}")
-        if end.receive:
-            network.link(f"{end.receive} -> {APP}.{port}")
+        if not end.receive:
+            network.app(f"{port}-nothing", Silence)
+        network.link(f"{end.receive or f'{port}-nothing.tx'} -> {APP}.{port}")
         ends[port] = replace(end, word=f"{word} ({port})")
     ways = (
         {("stick", "stick"): 0}

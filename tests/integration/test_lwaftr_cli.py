@@ -259,6 +259,13 @@ def test_run_names_what_it_drops(made_up: list[Path], tmp_path: Path) -> None:
     assert encap["drops"].keys().isdisjoint(decap["drops"])
 
 
+def test_run_of_one_side_only(made_up: list[Path]) -> None:
+    """It ends with its only capture; what comes out goes nowhere."""
+    conf, v4, _ = made_up
+    (encap,) = carry("--conf", conf, "--v4", f"pcap:{v4}", "--v6", "null")["directions"]
+    assert encap["forwarded"] == encap["offered"] == 640
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
