@@ -107,6 +107,18 @@ class Sink(App):
         self.state = ffi.new("struct sink_state *")
 
 
+class Silence(App):
+    """No packets: for an input that nothing comes to.
+
+        +---------+
+        | Silence |---> tx
+        +---------+
+    """
+
+    outputs = Ports("tx")
+    ops = ffi.new("struct app_ops *")
+
+
 class Forward(App):
     """One hop: what comes in goes out. A full output holds the input up.
 

@@ -27,6 +27,7 @@ from snabb_py.errors import ConfigError, DeviceError, SnabbError
 PROGRAMS = {
     "bench": "Measure the engine itself.",
     "forward": "Join two interfaces through a chain of forwarders.",
+    "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
     "pci": "Show PCI cards; lend them to user space and give them back.",
     "sim82599": "Serve software Intel 82599 cards to virtual machines.",

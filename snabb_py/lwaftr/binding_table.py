@@ -4,6 +4,7 @@ Built in binding_build.c without the GIL and immutable from then on: workers rea
 without a lock, and a changed one replaces it whole. Imports errors.
 """
 
+import random
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
@@ -98,7 +99,15 @@ class BindingTable:
         entries = ffi.new("struct softwire_entry[]", len(self))
         lib.binding_table_entries(self.table, entries)
         for entry in entries:
-            yield self._softwire(entry.softwire, entry.psid_length, entry.reserved)
+            yield self._of_entry(entry)
+
+    def sample(self, n: int) -> list[Softwire]:
+        """Return n softwires, or all: from everywhere, shuffled, always the same."""
+        entries = ffi.new("struct softwire_entry[]", len(self))
+        lib.binding_table_entries(self.table, entries)
+        numbers = range(len(self))
+        chosen = random.Random(n).sample(numbers, min(n, len(self)))  # noqa: S311
+        return [self._of_entry(entries[i]) for i in chosen]
 
     def __eq__(self, other: object) -> bool:
         """Return whether another table says the same, in whatever order it was told."""
@@ -129,6 +138,9 @@ class BindingTable:
 
     def _br(self, i: int) -> IPv6Address:
         return IPv6Address(bytes(self.table.br[i]))
+
+    def _of_entry(self, entry: Any) -> Softwire:
+        return self._softwire(entry.softwire, entry.psid_length, entry.reserved)
 
     def _softwire(self, s: Any, psid_length: int, reserved: int) -> Softwire:
         b4 = IPv6Address(bytes(s.b4))

@@ -1,0 +1,69 @@
+"""What the programs of `snabb-py lwaftr` share: options, captures read and written."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from snabb_py._native import lib
+from snabb_py.apps.pcap import PcapReader, PcapWriter
+from snabb_py.engine import counter
+from snabb_py.engine.engine import Engine
+from snabb_py.engine.solo import Solo
+from snabb_py.errors import ConfigError
+
+PATH = click.Path(path_type=Path)
+COMPAT = click.option(
+    "--compat",
+    type=click.Choice(["snabb"]),
+    help="Do as Snabb does where the RFCs ask for something else.",
+)
+
+
+def read_frames(path: Path) -> list[bytes]:
+    """Return all frames of a capture, read by the app that sends them.
+
+    Raises:
+        SnabbError: it cannot be read to its end.
+    """
+    reader = PcapReader(path)
+    with Solo(reader) as solo:
+        frames = solo.drain()
+        problem = reader.supervise()
+        lost = {name: n for name, n in solo.counters.items() if name != "over-snaplen"}
+    if problem or lost:
+        reasons = ", ".join(f"{name}: {n}" for name, n in lost.items())
+        raise ConfigError(problem or f"{path}: not all of it can be sent ({reasons})")
+    return frames
+
+
+def write_frames(path: Path, frames: Sequence[bytes]) -> None:
+    """Write a capture.
+
+    Raises:
+        SnabbError: it cannot be written.
+    """
+    writer = PcapWriter(path)
+    with Solo(writer) as solo:
+        for i in range(0, len(frames), lib.WORKER_BURST):
+            solo.send(frames[i : i + lib.WORKER_BURST])
+            solo.breathe()
+        solo.tick()
+    if writer.failure:
+        raise ConfigError(writer.failure)
+
+
+def app_drops(engine: Engine, apps: Iterable[str]) -> dict[str, int]:
+    """Return the packets that lwAFTRs have dropped, by counter, summed.
+
+    What a counter has in bytes is not shown, nor the sums of all drops of a side: what
+    they are made of is.
+    """
+    drops: Counter[str] = Counter()
+    for app in apps:
+        for name, n in engine.apps[app].counters.items():
+            is_sum = name.endswith("-bytes") or name.startswith("drop-all-")
+            if n and counter.is_drop(name) and not is_sum:
+                drops[name] += n
+    return dict(drops)

@@ -1,0 +1,349 @@
+"""`snabb-py lwaftr` as a user calls it."""
+
+import json
+import os
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snabb_py.lwaftr.conf import read
+from snabb_py.lwaftr.made_up import MadeUpTable
+from snabb_py.lwaftr.made_up_traffic import Ends, from_b4s, from_internet
+from tests.captures import classic, frames_in
+from tests.hosts import SNABB, Host
+from tests.lwaftr_cases import CASES, OBSERVED, Case, cases
+from tests.nfv_program import ROOT
+
+ALL = {case.id: case for case in cases(CASES)}
+SEEN = {case.id: case for case in cases(OBSERVED)}
+
+
+def call(*arguments: str | float | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*SNABB, "lwaftr", *map(str, arguments)],
+        check=False, capture_output=True, text=True, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+
+
+# -- check ---------------------------------------------------------------------
+
+
+def files(case: Case, directory: Path) -> list[Path]:
+    """Return the arguments of a case, its captures and counters written to files."""
+    captures = {"v4": case.v4, "v6": case.v6, "v4o": case.v4_out, "v6o": case.v6_out}
+    paths = [directory / f"{name}.pcap" for name in captures]
+    for path, frames in zip(paths, captures.values(), strict=True):
+        path.write_bytes(classic(frames))
+    counters = directory / "counters.json"
+    counters.write_text(json.dumps(case.counters))
+    return [case.config, *paths, counters]
+
+
+def some(words: tuple[str, ...]) -> list[str]:
+    return [next(name for name in ALL if word in name) for word in words]
+
+
+WORDS = ("found-in-the-binding-table-untagged", "fragment", "hairpin", "arp", "vlan")
+
+
+@pytest.mark.parametrize("name", some(WORDS))
+def test_check_of_a_case(name: str, tmp_path: Path) -> None:
+    result = call("check", *files(ALL[name], tmp_path))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "name", [next(n for n, c in ALL.items() if c.on_a_stick and w in n) for w in WORDS]
+)
+def test_check_on_a_stick(name: str, tmp_path: Path) -> None:
+    result = call("check", "--on-a-stick", *files(ALL[name], tmp_path))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_check_says_what_differs(tmp_path: Path) -> None:
+    case = ALL[some(("found-in-the-binding-table-untagged",))[0]]
+    arguments = files(case, tmp_path)
+    (frame,) = case.v6_out
+    changed = frame[:21] + bytes([frame[21] ^ 1]) + frame[22:]
+    arguments[4].write_bytes(classic([changed, frame]))
+    arguments[5].write_text(json.dumps(case.counters | {"in-ipv4-packets": 7}))
+    result = call("check", *arguments)
+    assert result.returncode == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(
+        f"v6: frame 1: from byte 21 on expected {changed[21:37].hex()}"
+    )
+    assert lines[1:] == [
+        f"v6: frame 2: does not come, {len(frame)} bytes",
+        "in-ipv4-packets: expected 7, is 1",
+    ]
+
+
+def test_check_says_what_was_not_expected(tmp_path: Path) -> None:
+    case = ALL[some(("found-in-the-binding-table-untagged",))[0]]
+    arguments = files(case, tmp_path)
+    arguments[4].write_bytes(classic([]))
+    result = call("check", *arguments[:5])
+    assert result.returncode == 1
+    assert result.stdout.startswith("v6: frame 1: not expected: ")
+
+
+@pytest.mark.parametrize("stick", [False, True])
+def test_check_writes_expectations(stick: bool, tmp_path: Path) -> None:
+    case = next(c for c in ALL.values() if c.on_a_stick and c.v4_out and c.v6_out)
+    arguments = files(case, tmp_path)
+    options = ["--on-a-stick"] if stick else []
+    for path in arguments[3:]:
+        path.unlink()
+    assert call("check", "-r", *options, *arguments).returncode == 0
+    assert frames_in(arguments[3].read_bytes()) == list(case.v4_out)
+    assert frames_in(arguments[4].read_bytes()) == list(case.v6_out)
+    assert call("check", *options, *arguments).returncode == 0
+
+
+def test_check_as_snabb(tmp_path: Path) -> None:
+    case = SEEN["reserved-ports-64"]
+    arguments = files(case, tmp_path)
+    assert call("check", "--compat", "snabb", *arguments).returncode == 0
+    assert call("check", *arguments).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[]", "expected an object"),
+        ("{", "no JSON"),
+        ('{"in-ipv5-packets": 1}', '"in-ipv5-packets" is no counter'),
+        ('{"in-ipv4-packets": true}', "expected a whole number"),
+    ],
+)
+def test_bad_counters(text: str, expected: str, tmp_path: Path) -> None:
+    arguments = files(next(iter(ALL.values())), tmp_path)
+    arguments[5].write_text(text)
+    result = call("check", *arguments)
+    assert result.returncode == 2
+    assert expected in result.stderr
+
+
+def test_cut_off_capture(tmp_path: Path) -> None:
+    arguments = files(ALL[some(("found-in-the-binding-table-untagged",))[0]], tmp_path)
+    arguments[1].write_bytes(arguments[1].read_bytes()[:-1])
+    result = call("check", *arguments)
+    assert result.returncode == 2
+    assert "cut off" in result.stderr
+
+
+# -- bench ---------------------------------------------------------------------
+
+ENDS = Ends(bytes.fromhex("020000000004"), bytes.fromhex("020000000104"))
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return a config and captures of what its softwires carry."""
+    directory = tmp_path_factory.mktemp("made-up")
+    conf, v4, v6 = (directory / name for name in ("lw.conf", "v4.pcap", "v6.pcap"))
+    conf.write_text(MadeUpTable(10, reserved_ports_bit_count=4).statements())
+    softwires = read(conf).binding_table.sample(1000)
+    assert len(set(softwires)) == 640
+    v4.write_bytes(classic(from_internet(softwires, ENDS, (64, 594))))
+    v6.write_bytes(classic(from_b4s(softwires, ENDS, (64, 594))))
+    return [conf, v4, v6]
+
+
+def test_made_up_traffic(made_up: list[Path], tmp_path: Path) -> None:
+    """What the softwires carry passes whole, in both directions."""
+    out = [tmp_path / name for name in ("v4.pcap", "v6.pcap", "counters.json")]
+    assert call("check", "-r", *made_up, *out).returncode == 0
+    counters = json.loads(out[2].read_text())
+    assert counters["out-ipv4-packets"] == counters["out-ipv6-packets"] == 640
+    assert not [name for name in counters if name.startswith("drop-")]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bench(workers: int, made_up: list[Path]) -> None:
+    result = call("bench", "--duration", 0.5, "--json", "--workers", workers, *made_up)
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    found = json.loads(line)
+    assert found["decap_mpps"] > 0
+    assert found["encap_mpps"] > 0
+    # bits of both are of the same packets, those of the tunnel 40 bytes longer
+    assert found["encap_gbps"] / found["encap_mpps"] == pytest.approx(
+        found["decap_gbps"] / found["decap_mpps"] + 0.32, rel=0.05
+    )
+    assert (found["softwires"], found["workers"]) == (640, workers)
+    assert found["drops"] == {}
+
+
+def test_bench_says_what_is_dropped(made_up: list[Path]) -> None:
+    conf, v4, v6 = made_up
+    result = call("bench", "--duration", 0.1, conf, v6, v4)  # the wrong way round
+    assert result.returncode == 0, result.stderr
+    assert "encapsulation: 0.000 Mpps" in result.stdout
+    assert "drop-misplaced-not-ipv4-packets" in result.stdout
+
+
+def test_bench_of_nothing(made_up: list[Path], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pcap"
+    empty.write_bytes(classic([]))
+    result = call("bench", made_up[0], empty, made_up[2])
+    assert result.returncode == 2
+    assert "no packet in it" in result.stderr
+
+
+# -- run -----------------------------------------------------------------------
+
+TABLE = ROOT / "examples" / "binding.table"
+CONF = ROOT / "examples" / "lwaftr.conf"
+
+
+def carry(*arguments: str | float | Path) -> dict[str, Any]:
+    """Return the summary of a run."""
+    result = call("run", "--json", *arguments)
+    assert result.returncode == 0, result.stderr
+    summary: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return summary
+
+
+def packets(summary: dict[str, Any], name: str) -> int:
+    return int(summary["counters"][f"{name}-packets"])
+
+
+@pytest.mark.parametrize("config", [["--bt", TABLE], ["--conf", CONF]])
+def test_run_on_software_cards(config: list[str | Path]) -> None:
+    """All that comes passes in a tunnel, or out of one."""
+    cards = [
+        "--v4",
+        "sim,inline,count=20000",
+        "--v6",
+        "sim,inline,count=20000,size=imix",
+    ]
+    summary = carry(*config, *cards, "--duration", 2)
+    encap = summary["directions"][0]
+    assert (encap["from"], encap["to"]) == (f"{cards[1]} (v4)", f"{cards[3]} (v6)")
+    for direction in summary["directions"]:
+        assert direction["forwarded"] == direction["offered"] == 20000
+        assert direction["drops"] == {}
+    assert packets(summary, "in-ipv4") == packets(summary, "out-ipv6") == 20000
+    assert packets(summary, "in-ipv6") == packets(summary, "out-ipv4") == 20000
+    assert summary["softwires"] == 4
+
+
+def test_run_without_interfaces() -> None:
+    summary = carry("--bt", TABLE, "--duration", 1)
+    assert [d["from"] for d in summary["directions"]] == ["sim (v4)", "sim (v6)"]
+    assert all(d["forwarded"] > 0 for d in summary["directions"])
+
+
+def test_run_on_a_stick() -> None:
+    card = "sim,inline,count=20000"
+    summary = carry("--bt", TABLE, "--on-a-stick", card, "--duration", 2)
+    (both,) = summary["directions"]
+    assert both["forwarded"] == both["offered"] == 20000
+    assert packets(summary, "out-ipv4") == packets(summary, "out-ipv6") == 10000
+
+
+def test_run_names_what_it_drops(made_up: list[Path], tmp_path: Path) -> None:
+    """Foreign softwires: each side's drops, by counter, and the run's own end."""
+    _, v4, v6 = made_up
+    out = [tmp_path / "v4.pcap", tmp_path / "v6.pcap"]
+    words = [f"pcap:{a},{b}" for a, b in zip((v4, v6), out, strict=True)]
+    summary = carry("--conf", CONF, "--v4", words[0], "--v6", words[1])
+    encap, decap = summary["directions"]
+    assert encap["drops"]["drop-no-dest-softwire-ipv4-packets"] == 640
+    assert decap["drops"]["drop-no-source-softwire-ipv6-packets"] == 640
+    assert encap["drops"].keys().isdisjoint(decap["drops"])
+
+
+def test_run_of_one_side_only(made_up: list[Path]) -> None:
+    """It ends with its only capture; what comes out goes nowhere."""
+    conf, v4, _ = made_up
+    (encap,) = carry("--conf", conf, "--v4", f"pcap:{v4}", "--v6", "null")["directions"]
+    assert encap["forwarded"] == encap["offered"] == 640
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "give --bt, --conf or both"),
+        (["--bt", TABLE, "--v4", "sim"], "give both --v4 and --v6"),
+        (["--bt", TABLE, "--v4", "sim", "--on-a-stick", "sim"], "not with --v4"),
+        (["--conf", CONF, "--v4-mac", "02:00:00:00:00:01"], "addresses are --conf's"),
+        (["--bt", TABLE, "--v4", "tap:x", "--v6", "sim"], "--v4-address is missing"),
+        (["--bt", TABLE, "--v4-address", "::1"], '"::1" is no IPv4 address'),
+        (["--bt", TABLE, "--v6-next-hop", "x"], "is no IPv6 address or MAC address"),
+        (["--bt", TABLE, "--v4-mac", "2:3"], '"2:3" is no MAC address'),
+        (["--bt", TABLE, "--v4", "sim,flows=3", "--v6", "sim"], "the binding table's"),
+        (["--bt", "nowhere"], "nowhere"),
+    ],
+)
+def test_run_refuses(arguments: list[str | Path], expected: str) -> None:
+    result = call("run", *arguments)
+    assert result.returncode in {1, 2}
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_run_asks_the_kernel() -> None:
+    """Address, MAC address and gateway are the interface's."""
+    with ExitStack() as stack:
+        host = Host(1)
+        stack.callback(host.close)
+        host("ip", "link", "add", "eth", "type", "veth", "peer", "name", "other")
+        host("ip", "link", "set", "eth", "address", "02:00:00:00:00:07", "up")
+        host("ip", "link", "set", "other", "up")
+        host("ip", "addr", "add", "198.18.0.1/24", "dev", "eth")
+        host("ip", "route", "add", "default", "via", "198.18.0.254")
+        command = [*SNABB, "lwaftr", "run", "--bt", str(TABLE), "--v6", "sim,wire=sink"]
+        options = ["--v4", "raw:eth", "--duration", "0.5", "--json"]
+        summary = host(*command, *options)
+        counters = json.loads(summary.splitlines()[-1])["counters"]
+        assert counters["out-arp-request-packets"] == 1
+        host("ip", "route", "del", "default")
+        with pytest.raises(AssertionError, match="--v4-next-hop is missing"):
+            host(*command, *options)
+
+
+# -- query ---------------------------------------------------------------------
+
+
+def test_query() -> None:
+    process = subprocess.Popen(
+        [*SNABB, "lwaftr", "run", "--bt", TABLE, "--json", "--interval", "0.1"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            if all(d["forwarded"] for d in json.loads(line)["directions"]):
+                break
+        pid = process.pid
+        result = call("query", "--pid", pid, "--json", "out-ipv?-packets")
+        assert result.returncode == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert found["pid"] == pid
+        assert found["counters"].keys() == {"out-ipv4-packets", "out-ipv6-packets"}
+        assert all(n > 0 for n in found["counters"].values())
+        text = call("query", "--pid", pid).stdout
+        assert text.startswith(f"process {pid}\n")
+        assert "in-ipv4-packets" in text
+        assert "drop-no-dest-softwire" not in text
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+    result = call("query", "--pid", pid)
+    assert result.returncode == 2
+    assert f"process {pid} runs no lwAFTR" in result.stderr
+
+
+def test_query_lists_names() -> None:
+    names = call("query", "-l").stdout.split()
+    assert len(names) > 93
+    assert call("query", "-l", "arp").stdout.split() == [n for n in names if "arp" in n]
+    assert call("query", "-l", "nothing-like-it").returncode == 2
