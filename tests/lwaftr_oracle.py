@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import Self
 
+from snabb_py._native import lib
 from snabb_py.lwaftr.binding_table import BindingTable
 from snabb_py.lwaftr.binding_table import Softwire as Row
 from snabb_py.lwaftr.conf_types import (
@@ -27,8 +28,6 @@ from snabb_py.lwaftr.conf_types import (
 )
 from snabb_py.lwaftr.counters import NAMES
 from snabb_py.lwaftr.lwaftr import Lwaftr
-
-from snabb_py._native import lib
 from tests.harness import BEGINNING, Harness
 from tests.lwaftr_model import Model
 from tests.lwaftr_model.icmp import LONGEST_IPV4
