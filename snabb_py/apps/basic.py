@@ -110,9 +110,9 @@ class Sink(App):
 class Silence(App):
     """No packets: for an input that nothing comes to.
 
-        +---------+
-        | Silence |---> tx
-        +---------+
+    +---------+
+    | Silence |---> tx
+    +---------+
     """
 
     outputs = Ports("tx")
