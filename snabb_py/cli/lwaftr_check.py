@@ -23,6 +23,8 @@ from snabb_py.lwaftr.lwaftr import Lwaftr, LwaftrOnAStick
 FRAGMENT_IDS = (0x4242, 0x42424242)
 #: Packets in the pool: what may wait for its fragments among them.
 PACKETS = 32768
+#: Frames of each side that come at once: what they may be cut up into fits a link.
+STEP = 4
 #: Bytes that are shown where two frames differ.
 EXCERPT = 16
 #: Bytes of the Ethernet header up to the type, and a VLAN's tag.
@@ -52,7 +54,7 @@ def play(
     out: tuple[list[bytes], list[bytes]] = ([], [])
     with Solo(app, small=PACKETS) as solo:
         solo.tick()
-        step = lib.LWAFTR_BURST
+        step = STEP
         for i in range(0, max(len(v4), len(v6), 1), step):
             solo.send(v4[i : i + step])
             solo.send(v6[i : i + step], port=len(app.inputs.names) - 1)
