@@ -18,7 +18,7 @@
 #include "snabb_py/engine/event_signal.h"
 
 enum {
-    EVENTS = 32, /* that are left lying until there is no room */
+    EVENTS = 128, /* that are left lying until there is no room */
     ATTEMPTS = 8
 };
 

@@ -177,13 +177,12 @@ class Device:
 
     Args:
         npairs: queue pairs.
+        signal: `struct event_signal *`, interrupts the guest; the caller's.
     """
 
-    def __init__(self, npairs: int) -> None:
+    def __init__(self, npairs: int, signal: Any) -> None:
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._signal = ffi.new("struct event_signal *", {"null_fd": -1})
-        lib.event_signal_open(self._signal)
-        self.pairs = [Pair(self.event_fd, self._signal) for _ in range(npairs)]
+        self.pairs = [Pair(self.event_fd, signal) for _ in range(npairs)]
         self.features = 0
         self.table = Table()
         self._truncated = 0  # by regions of the past
@@ -309,5 +308,4 @@ class Device:
         self.disconnect()
         for pair in self.pairs:
             pair.close()
-        lib.event_signal_close(self._signal)
         os.close(self.event_fd)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from snabb_py._native import ffi, lib
 from snabb_py.engine.thread import start_thread
 
 Callback = Callable[[], None]
@@ -21,6 +22,10 @@ class Loop:
 
     Callbacks run one at a time, under `lock`: whoever touches a port from elsewhere
     takes it.
+
+    Attributes:
+        signal: `struct event_signal *`, interrupts guests; one for all ports, for the
+            kernel takes 10 ms to end one.
     """
 
     def __init__(self) -> None:
@@ -28,6 +33,8 @@ class Loop:
         self._callbacks: dict[int, Callback] = {}
         self._clocks: set[Callable[[], bool]] = set()
         self._epoll = select.epoll()
+        self.signal: Final = ffi.new("struct event_signal *", {"null_fd": -1})
+        lib.event_signal_open(self.signal)
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._has_ended = False
         self._look_at: float | None = None
@@ -104,5 +111,6 @@ class Loop:
         os.eventfd_write(self._end_fd, 1)
         if self._thread:
             self._thread.join()
+        lib.event_signal_close(self.signal)
         self._epoll.close()
         os.close(self._end_fd)

@@ -94,7 +94,7 @@ class Port:
             self._listener = listen(config.path, config.group)
             self._inode = inode_of(config.path)
         with loop.lock:
-            self.device = Device(config.queues)
+            self.device = Device(config.queues, loop.signal)
             loop.watch(self.device.event_fd, self._on_settle)
             self._open()
 
