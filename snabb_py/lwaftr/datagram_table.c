@@ -1,6 +1,6 @@
-/* Datagrams: a hash table with a secret key, and a queue for each subscriber (or a few), in which
- * datagrams wait for their end: time, or want of room. All is done in a time that does
- * not depend on how many there are. */
+/* Datagrams: a hash table with a secret key, and a queue for each subscriber (or a few),
+ * in which they wait for their end: time, or want of room. All is done in a time that
+ * does not depend on how many there are. */
 #include "snabb_py/lwaftr/datagram_table.h"
 
 enum { KEY_WORDS = 5, SUBSCRIBER_WORDS = 2, NONE = 0 /* index + 1 */ };

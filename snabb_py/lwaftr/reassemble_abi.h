@@ -1,8 +1,7 @@
 /* Reassembly of IPv4, IPv6 and tunnelled IPv4 datagrams; see reassemble.c.
  *
  * All fragments of a datagram must come to one reassembler, that is to one worker:
- * whoever spreads packets over workers must hash fragments by addresses alone (for
- * tunnelled ones: the outer addresses), first ones too. Their order does not matter.
+ * spread.c sees to it. Their order does not matter.
  */
 
 enum {
