@@ -425,9 +425,11 @@ def test_several_workers_have_one_linux_neighbour() -> None:
 # -- query ---------------------------------------------------------------------
 
 
-def test_query() -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_query(workers: str) -> None:
+    command = [*SNABB, "lwaftr", "run", "--bt", str(TABLE), "--workers", workers]
     process = subprocess.Popen(
-        [*SNABB, "lwaftr", "run", "--bt", TABLE, "--json", "--interval", "0.1"],
+        [*command, "--json", "--interval", "0.1"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
@@ -445,6 +447,8 @@ def test_query() -> None:
         text = call("query", "--pid", pid).stdout
         assert text.startswith(f"process {pid}\n")
         assert "in-ipv4-packets" in text
+        held = call("query", "--pid", pid, "--json", "fragments-held").stdout
+        assert json.loads(held)["counters"] == {"fragments-held": 0}
         assert "drop-no-dest-softwire" not in text
     finally:
         process.terminate()
