@@ -9,11 +9,7 @@ import click
 
 from snabb_py.cli.cards import parse_sim
 from snabb_py.cli.forward import has_end, is_done
-from snabb_py.cli.interfaces import (
-    RING_SIZE,
-    UNFINISHED,
-    engine_settings,
-)
+from snabb_py.cli.interfaces import UNFINISHED, engine_settings
 from snabb_py.cli.lwaftr_ends import (
     IPV4,
     IPV6,
@@ -24,7 +20,13 @@ from snabb_py.cli.lwaftr_ends import (
 )
 from snabb_py.cli.lwaftr_network import APP, build
 from snabb_py.cli.lwaftr_options import COMPAT, PATH
-from snabb_py.cli.options import F, place_workers, report_options, workers_options
+from snabb_py.cli.options import (
+    F,
+    card_options,
+    place_workers,
+    report_options,
+    workers_options,
+)
 from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.engine import Engine
 from snabb_py.lwaftr.conf import read, read_table
@@ -115,20 +117,7 @@ def end_options(command: F) -> F:
 @click.option("--on-a-stick", "stick", metavar="IF", help="One interface for both.")
 @end_options
 @COMPAT
-@click.option(
-    "--ring-size",
-    type=int,
-    default=RING_SIZE,
-    show_default=True,
-    metavar="N",
-    help="Descriptors of each ring of a card, a power of two.",
-)
-@click.option(
-    "--sim-cpu",
-    type=int,
-    metavar="N",
-    help="Pin the worker of the software cards to this CPU.",
-)
+@card_options
 @report_options
 @workers_options
 def program(  # noqa: PLR0913 - the options of a program
