@@ -336,8 +336,10 @@ int neighbor_input_ndp(struct neighbor *neighbor, const struct neighbor_config *
         frame[ND_MESSAGE] > ND_LAST)
         return NEIGHBOR_PASS;
     uint8_t type = frame[ND_MESSAGE];
-    if (type != ND_SOLICIT && type != ND_ADVERTISE)
+    if (type != ND_SOLICIT && type != ND_ADVERTISE) {
+        counters[LWAFTR_DROP_ROUTER_NDP_PACKETS]++;
         return NEIGHBOR_CONSUMED;
+    }
     uint32_t size = load_be16(ip + IPV6_PAYLOAD_LENGTH);
     /* What is not of this link, or is broken (7.1.1, 7.1.2). */
     if (size < ND_MIN_SIZE || size > packet->length - ND_MESSAGE ||
