@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SNABB = [sys.executable, "-m", "snabb_py"]
 _numbers = itertools.count()
@@ -47,26 +48,57 @@ def wait_for_carrier(*interfaces: str) -> None:
         until(lambda name=name: "LOWER_UP" in run("ip", "link", "show", name), name)  # type: ignore[misc]
 
 
-class Host:
-    """A network namespace with one interface, `eth`."""
+class Namespace:
+    """A network namespace."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self) -> None:
         self.name = f"snabb-{os.getpid()}-{next(_numbers)}"
-        self.ipv4, self.ipv6 = f"198.18.0.{number}", f"fd00::{number}"
         run("ip", "netns", "add", self.name)
 
     def __call__(self, *command: str, timeout: float = 60) -> str:
         """Run a command in it."""
         return run("ip", "netns", "exec", self.name, *command, timeout=timeout)
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
+    def ip(self, commands: str) -> None:
+        """Run commands of ip in it, one to a line."""
+        done = subprocess.run(
+            ["ip", "-n", self.name, "-batch", "-"],
+            check=False, input=commands, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{commands}: {done.stderr}"
+
+    def start(
+        self, *command: str, stderr: int | IO[str] = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         """Start a command in it."""
         return subprocess.Popen(
             ["ip", "netns", "exec", self.name, *command],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """Return a socket of its network."""
+        from pyroute2 import netns
+
+        netns.pushns(self.name)
+        try:
+            return socket.socket(family, kind, protocol)
+        finally:
+            netns.popns()
+
+    def close(self) -> None:
+        """Remove it with what is in it."""
+        run("ip", "netns", "del", self.name)
+
+
+class Host(Namespace):
+    """A network namespace with one interface, `eth`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.ipv4, self.ipv6 = f"198.18.0.{number}", f"fd00::{number}"
 
     def adopt(self, interface: str, mtu: int) -> None:
         """Take an interface of ours over, with addresses, up."""
@@ -76,10 +108,6 @@ class Host:
         self("ip", "addr", "add", f"{self.ipv6}/64", "dev", "eth", "nodad")
         self("ip", "link", "set", "lo", "up")
         self("ip", "link", "set", "eth", "up")
-
-    def close(self) -> None:
-        """Remove it with what is in it."""
-        run("ip", "netns", "del", self.name)
 
     @contextmanager
     def capturing(self, path: Path, *options: str) -> Iterator[None]:

@@ -86,6 +86,31 @@ def has_tbf() -> bool:
     return trial.returncode == 0
 
 
+def has_seg6() -> bool:
+    add = "ip link set lo up && ip route add 192.0.2.0/24 encap seg6 mode encap.red "
+    trial = subprocess.run(
+        ["unshare", "--net", "sh", "-c", f"{add} segs fd00::1 dev lo"],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PATH": SEARCH_PATH},
+    )
+    return trial.returncode == 0
+
+
+def has_nft() -> bool:
+    trial = (
+        subprocess.run(
+            ["unshare", "--net", "nft", "add table ip nat"],
+            check=False,
+            capture_output=True,
+            env={**os.environ, "PATH": SEARCH_PATH},
+        )
+        if shutil.which("nft", path=SEARCH_PATH)
+        else None
+    )
+    return trial is not None and trial.returncode == 0
+
+
 def has_libpcap() -> bool:
     try:
         ctypes.CDLL("libpcap.so.0.8")
@@ -115,14 +140,21 @@ REQUIREMENTS = {
     "iperf3": program("iperf3", "iperf3"),
     "libpcap": Requirement(has_libpcap, "libpcap.so.0.8 (package libpcap0.8)"),
     "netns": Requirement(has_netns, "the right to make a network namespace"),
+    "nft": Requirement(
+        has_nft, "nftables, in the kernel and as a program (package nftables)"
+    ),
     "ping": program("ping", "iputils-ping"),
     "qemu": Requirement(
         lambda: guest.find() is not None,
         "QEMU and a kernel for guests (run scripts/test-guest)",
     ),
     "root": Requirement(is_root, "root"),
+    "seg6": Requirement(
+        has_seg6, "segment routing in the kernel (CONFIG_IPV6_SEG6_LWTUNNEL)"
+    ),
     "tbf": Requirement(has_tbf, "the queueing discipline tbf (module sch_tbf)"),
     "tcpdump": program("tcpdump", "tcpdump"),
+    "traceroute": program("traceroute", "traceroute"),
     "tun": Requirement(has_tun, "the right to open /dev/net/tun"),
     "two-cpus": Requirement(has_two_cpus, "two CPUs"),
     "vlan": Requirement(has_vlan, "VLAN interfaces in the kernel (module 8021q)"),

@@ -2,7 +2,9 @@
  *
  * Sources: packet(7); Documentation/networking/packet_mmap.rst. Both ways a virtio-net
  * header goes with each frame (PACKET_VNET_HDR): super-frames and unfinished checksums
- * stay what they are, and the interface's settings need not be touched.
+ * stay what they are, and the interface's settings need not be touched. But a super-frame
+ * inside of a tunnel, as a sending stack makes them and GRO does, has a header that does
+ * not say so, and that the kernel itself refuses: it is cut up here.
  *
  * Receiving: a ring in memory shared with the kernel, version 2 of its layout (version 3
  * hands over whole blocks, after a time-out of a millisecond or more). Against
@@ -110,8 +112,40 @@ static struct packet *receive(struct app *app, const struct tpacket2_hdr *header
         packet_free(freelist, packet);
         return NULL;
     }
-    app->counters[RAWSOCKET_RX_SUPER_FRAMES] += packet->gso_type != PACKET_GSO_NONE;
     return packet;
+}
+
+/* Packets that a frame may become: one, or all segments of a super-frame. */
+static uint32_t most_packets(const struct tpacket2_hdr *header)
+{
+    struct virtio_net_header offload;
+    if (unlikely(header->tp_mac < RX_HEADERS)) /* receive() drops it */
+        return 1;
+    memcpy(&offload, (const uint8_t *)header + header->tp_mac - VIRTIO_NET_HEADER_LEGACY,
+           VIRTIO_NET_HEADER_LEGACY);
+    if (likely(offload.gso_type == PACKET_GSO_NONE || offload.gso_size == 0))
+        return 1;
+    return min_u32(header->tp_snaplen / offload.gso_size + 1, SEGMENTS_MAX);
+}
+
+/* A super-frame as others can do with it: itself, or cut up where it is in a tunnel.
+ * Returns how many packets there are. */
+static uint32_t unravel(struct app *app, struct packet *packet, struct packet **packets)
+{
+    struct freelist *freelist = app->output[0]->freelist;
+    app->counters[RAWSOCKET_RX_SUPER_FRAMES]++;
+    packets[0] = packet;
+    if (!packet_is_tunnelled(packet))
+        return 1;
+    int n = packet_segment(freelist, packet, packets, SEGMENTS_MAX);
+    packet_free(freelist, packet);
+    if (n < 0) {
+        app->counters[n == -ENOMEM ? RAWSOCKET_DROP_RX_NO_PACKET
+                                   : RAWSOCKET_DROP_RX_BAD_OFFLOAD]++;
+        return 0;
+    }
+    app->counters[RAWSOCKET_RX_SUPER_FRAMES_CUT]++;
+    return (uint32_t)n;
 }
 
 static bool has_frame(const struct rawsocket *socket)
@@ -180,11 +214,14 @@ static uint32_t rawsocket_pull(struct app *app)
     struct packet *burst[LINK_CAPACITY];
     if (unlikely(rawsocket_is_jammed(socket)))
         return 0;
-    uint32_t most = out ? min_u32(app->worker->burst, link_writable(out)) : TX_BURST;
+    uint32_t most = out ? app->worker->burst : TX_BURST;
+    uint32_t room = out ? link_writable(out) : LINK_CAPACITY;
     uint32_t taken = 0, n = 0, status = 0;
     uint64_t bytes = 0;
     for (; taken < most && has_frame(socket); taken++) {
         struct tpacket2_hdr *header = frame_at(socket, socket->cursor);
+        if (unlikely(n + most_packets(header) > room))
+            break;
         socket->cursor =
             socket->cursor + 1 == socket->nframes ? 0 : socket->cursor + 1;
         __builtin_prefetch(frame_at(socket, socket->cursor), 1);
@@ -192,8 +229,13 @@ static uint32_t rawsocket_pull(struct app *app)
         struct packet *packet =
             out && !is_outgoing(header) ? receive(app, header) : NULL;
         if (likely(packet)) {
-            bytes += packet->length;
-            burst[n++] = packet;
+            uint32_t first = n;
+            burst[n] = packet;
+            n += likely(packet->gso_type == PACKET_GSO_NONE)
+                     ? 1
+                     : unravel(app, packet, burst + n);
+            for (; first < n; first++)
+                bytes += burst[first]->length;
         }
         /* Release: we have read the slot before the kernel may fill it again. */
         __atomic_store_n(&header->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);

@@ -226,11 +226,12 @@ class RawSocket(App):
     Args:
         ifname: the interface; it may go down, be renamed, or be deleted and come back.
 
-    Counters: `rx-packets`, `rx-bytes`, `rx-super-frames` (of the packets: to be cut
-    up), `rx-ring-renewed`, `tx-packets`, `tx-bytes`, `tx-super-frames`, and packets
-    lost: `drop-rx-kernel-ring-full` (we were too slow), `drop-rx-kernel-ring-jammed`
-    (until it was renewed), `drop-rx-no-packet` (the pool was empty),
-    `drop-rx-truncated` (over 66 KiB), `drop-rx-bad-offload`,
+    Counters: `rx-packets`, `rx-bytes`, `rx-super-frames` (to be cut up),
+    `rx-super-frames-cut` (of these: in a tunnel of IP in IP, which no metadata
+    describe; its segments are packets), `rx-ring-renewed`, `tx-packets`, `tx-bytes`,
+    `tx-super-frames`, and packets lost: `drop-rx-kernel-ring-full` (we were too slow),
+    `drop-rx-kernel-ring-jammed` (until it was renewed), `drop-rx-no-packet` (the pool
+    was empty), `drop-rx-truncated` (over 66 KiB), `drop-rx-bad-offload`,
     `drop-tx-interface-down` (or deleted), `drop-tx-refused` (by the interface's queue
     or a filter), `drop-tx-too-long` (for its MTU), `drop-tx-bad-offload`,
     `drop-tx-error` (malformed).
@@ -242,6 +243,7 @@ class RawSocket(App):
         "rx-packets",
         "rx-bytes",
         "rx-super-frames",
+        "rx-super-frames-cut",
         "rx-ring-renewed",
         "tx-packets",
         "tx-bytes",

@@ -14,7 +14,8 @@ enum {
 enum {
     RAWSOCKET_RX_PACKETS,
     RAWSOCKET_RX_BYTES,
-    RAWSOCKET_RX_SUPER_FRAMES, /* of rx-packets: to be cut up */
+    RAWSOCKET_RX_SUPER_FRAMES,     /* to be cut up */
+    RAWSOCKET_RX_SUPER_FRAMES_CUT, /* of these: were, for they were in tunnels */
     RAWSOCKET_RX_RING_RENEWED,
     RAWSOCKET_TX_PACKETS,
     RAWSOCKET_TX_BYTES,

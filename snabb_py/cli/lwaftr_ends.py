@@ -132,6 +132,21 @@ def _attribute(messages: list[Any], name: str) -> str:
     return next((str(value) for value in values if value), "")
 
 
+def kernel_mtu(word: str) -> int | None:
+    """Return the bytes of an interface's longest packet, None: the kernel has none."""
+    from pyroute2 import IPRoute
+
+    kind, _, name = word.partition(":")
+    if kind != "raw":
+        return None
+    with IPRoute() as kernel:
+        found = kernel.link_lookup(ifname=name)
+        if not found:
+            return None
+        (link,) = kernel.get_links(found[0])
+        return int(link.get_attr("IFLA_MTU"))
+
+
 def on_one_queue(config: LwaftrConfig, external: End, internal: End) -> LwaftrConfig:
     """Return a config with these ends for its only queue."""
     queue = Queue(0, external, internal)

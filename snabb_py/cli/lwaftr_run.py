@@ -15,10 +15,12 @@ from snabb_py.cli.lwaftr_ends import (
     IPV6,
     Said,
     end_of,
+    kernel_mtu,
     on_one_queue,
     without_asking,
 )
 from snabb_py.cli.lwaftr_network import APP, build
+from snabb_py.cli.lwaftr_obstacles import obstacles
 from snabb_py.cli.lwaftr_options import COMPAT, PATH
 from snabb_py.cli.options import (
     F,
@@ -29,6 +31,7 @@ from snabb_py.cli.options import (
 )
 from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.engine import Engine
+from snabb_py.errors import ConfigError
 from snabb_py.lwaftr.conf import read, read_table
 from snabb_py.lwaftr.conf_types import (
     ExternalInterface,
@@ -41,6 +44,8 @@ WORKER_PACKETS = 16384
 #: Bytes of packets without a config: whole ones of Ethernet, in a tunnel too.
 MTU = 1500
 TUNNEL_MTU = 1540
+#: Those that hosts may rely on (RFC 791, 3.2; RFC 8200, 5), and what a length can say.
+IPV4_LEAST_MTU, IPV6_LEAST_MTU, MOST_MTU = 68, 1280, 65535
 
 
 # -- what is configured --------------------------------------------------------
@@ -71,8 +76,8 @@ def configure(
         config = LwaftrConfig(
             read_table(bt, compat=compat),
             (),
-            ExternalInterface(mtu=MTU),
-            InternalInterface(mtu=TUNNEL_MTU),
+            ExternalInterface(mtu=longest(words[0], MTU, IPV4_LEAST_MTU)),
+            InternalInterface(mtu=longest(words[1], TUNNEL_MTU, IPV6_LEAST_MTU)),
         )
     else:
         raise click.UsageError("give --bt, --conf or both")
@@ -81,6 +86,18 @@ def configure(
     if is_made_up(words[1]):
         internal = without_asking(internal, IPV6)
     return on_one_queue(config, external, internal)
+
+
+def longest(word: str, default: int, least: int) -> int:
+    """Return the bytes of an interface's longest packet, where no config says it.
+
+    Raises:
+        ConfigError: they are fewer than the protocol wants.
+    """
+    mtu = kernel_mtu(word) or default
+    if mtu < least:
+        raise ConfigError(f'interface "{word}": its MTU is {mtu}, less than {least}')
+    return min(mtu, MOST_MTU)
 
 
 def is_made_up(word: str) -> bool:
@@ -153,7 +170,10 @@ def program(  # noqa: PLR0913 - the options of a program
 
     A config has addresses and next hops; of its queues the first one counts. Without
     one they are options, and what is not given is asked of the kernel for raw:IFNAME
-    (address, MAC address, gateway of the default route) and made up for a sim.
+    (address, MAC address, gateway of the default route, MTU) and made up for a sim.
+
+    The kernel goes on with what it does on raw:IFNAME: where it answers besides us, or
+    forwards, a line says so.
 
     With --workers N, N threads share the packets out, those of one softwire, too: what
     goes between two IPv4 addresses stays in order. Their counters are summed.
@@ -183,6 +203,8 @@ def program(  # noqa: PLR0913 - the options of a program
     )
     ends = list(dict.fromkeys(e for d in directions for e in (d.source, d.target)))
     reporter = Reporter("lwaftr", as_json=as_json)
+    for line in obstacles(lw, (ports[0], ports[-1])):
+        reporter.log(line)
     try:
         with (
             Ending() as ending,

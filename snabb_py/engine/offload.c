@@ -146,6 +146,7 @@ struct super {
     const uint8_t *frame;
     uint32_t length;
     struct wire_ip ip;
+    struct wire_ip tunnel; /* what that is inside of; of version 0: nothing */
     uint32_t payload;   /* what is dealt out to the segments begins here */
     uint32_t size;      /* payload bytes of a segment */
     uint64_t addresses; /* their part of the pseudo header's sum */
@@ -171,14 +172,51 @@ static uint32_t checksum_field(const struct wire_ip *ip)
     return ip->payload + (ip->protocol == WIRE_TCP ? TCP_CHECKSUM : UDP_CHECKSUM);
 }
 
+static bool is_tunnel(const struct wire_ip *ip)
+{
+    return (ip->protocol == WIRE_IPV4_IN_IP || ip->protocol == WIRE_IPV6_IN_IP) &&
+           !ip->is_fragment;
+}
+
+/* A jumbogram (RFC 2675) has an option that its segments must not have. */
+static bool is_jumbogram(const uint8_t *frame, const struct wire_ip *ip)
+{
+    return ip->version == 6 && load_be16(frame + ip->header + IPV6_PAYLOAD_LENGTH) == 0;
+}
+
+/* Find the IP header that is to be cut at, and the one in front of it. False: they are
+ * not all there. */
+static bool find_ip(const struct packet *packet, struct super *super)
+{
+    const uint8_t *frame = packet->data;
+    uint32_t length = packet->length;
+    struct wire_ip *ip = &super->ip, *tunnel = &super->tunnel;
+    tunnel->version = 0;
+    if (!wire_parse_ip(frame, length, ip))
+        return false;
+    if (!is_tunnel(ip))
+        return true;
+    *tunnel = *ip;
+    return !is_jumbogram(frame, tunnel) &&
+           (tunnel->protocol == WIRE_IPV4_IN_IP
+                ? wire_parse_ipv4(frame, length, tunnel->payload, ip)
+                : wire_parse_ipv6(frame, length, tunnel->payload, ip));
+}
+
+bool packet_is_tunnelled(const struct packet *packet)
+{
+    struct wire_ip ip;
+    return wire_parse_ip(packet->data, packet->length, &ip) && is_tunnel(&ip);
+}
+
 /* False: the frame is not a super-frame that can be cut up. */
 static bool take_apart(const struct packet *packet, struct super *super)
 {
     const uint8_t *frame = packet->data;
     uint32_t length = packet->length;
     struct wire_ip *ip = &super->ip;
-    if (!wire_parse_ip(frame, length, ip) || !is_what_it_says(packet, ip) ||
-        ip->is_fragment || packet->gso_size == 0)
+    if (!find_ip(packet, super) || !is_what_it_says(packet, ip) || ip->is_fragment ||
+        packet->gso_size == 0)
         return false;
     uint32_t size = ip->protocol == WIRE_TCP
                         ? wire_tcp_size(frame, length, ip->payload)
@@ -186,18 +224,18 @@ static bool take_apart(const struct packet *packet, struct super *super)
     if (size == 0 || !wire_has(length, ip->payload, size))
         return false;
     bool is_partial = packet->flags & PACKET_CSUM_PARTIAL;
-    /* A checksum elsewhere: what is to be cut is inside a tunnel. */
+    /* A checksum elsewhere: what is to be cut is inside a tunnel of another kind. */
     if (is_partial && packet->csum_start + packet->csum_offset != checksum_field(ip))
         return false;
-    /* A jumbogram (RFC 2675) has an option that its segments must not have. */
-    if (ip->version == 6 && load_be16(frame + ip->header + IPV6_PAYLOAD_LENGTH) == 0)
+    if (is_jumbogram(frame, ip))
         return false;
     super->frame = frame;
     super->length = length;
     super->payload = ip->payload + size;
     super->size = packet->gso_size;
     /* Lengths of segments fit the fields of IP and of UDP. */
-    if (super->payload - ip->header + super->size > 65535)
+    uint32_t first = super->tunnel.version ? super->tunnel.header : ip->header;
+    if (super->payload - first + super->size > 65535)
         return false;
     uint32_t address_size = ip->version == 4 ? 4 : 16;
     super->addresses = checksum_add(0, frame + ip->source, address_size);
@@ -256,8 +294,10 @@ static void write_checksum(const struct super *super, uint8_t *frame, uint32_t l
 static void write_headers(const struct super *super, uint8_t *frame, uint32_t length,
                           uint32_t i, uint32_t offset)
 {
-    const struct wire_ip *ip = &super->ip;
+    const struct wire_ip *ip = &super->ip, *tunnel = &super->tunnel;
     bool is_last = offset + length == super->length;
+    if (tunnel->version)
+        write_ip(frame + tunnel->header, tunnel->version, length - tunnel->header, i);
     write_ip(frame + ip->header, ip->version, length - ip->header, i);
     if (ip->protocol == WIRE_TCP)
         write_tcp(frame + ip->payload, offset, i == 0, is_last);

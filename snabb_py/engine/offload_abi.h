@@ -47,7 +47,9 @@ enum { SEGMENTS_MAX = 1024 }; /* more are never made of one super-frame */
 
 /* Cut a super-frame (gso_type is set) into frames that are right by themselves:
  * lengths, IPv4 identification and checksum, TCP sequence and flags, TCP or UDP
- * checksum. VLAN tags, IPv4 options and IPv6 extension headers are copied.
+ * checksum. VLAN tags, IPv4 options and IPv6 extension headers are copied. What is cut
+ * may be in a tunnel of IP in IP (RFC 2003, 2473, 4213), one deep; each segment gets its
+ * headers.
  *
  * Args:      out: room for max packets; they are the caller's afterwards, as the
  *            super-frame still is.
@@ -58,6 +60,10 @@ enum { SEGMENTS_MAX = 1024 }; /* more are never made of one super-frame */
  */
 int packet_segment(struct freelist *freelist, const struct packet *packet,
                    struct packet **out, uint32_t max);
+
+/* Whether there is IP in the frame's IP. A virtio-net header has no word for a super-frame
+ * that is to be cut inside of a tunnel: it is cut up before anybody is told of it. */
+bool packet_is_tunnelled(const struct packet *packet);
 
 /* What packet_segment() would make of a super-frame. */
 struct segments {

@@ -24,8 +24,10 @@ enum { /* EtherTypes */
 enum { /* IP protocols and IPv6 extension headers */
     WIRE_HOP_BY_HOP = 0,
     WIRE_ICMP = 1,
+    WIRE_IPV4_IN_IP = 4,
     WIRE_TCP = 6,
     WIRE_UDP = 17,
+    WIRE_IPV6_IN_IP = 41,
     WIRE_ROUTING = 43,
     WIRE_FRAGMENT = 44,
     WIRE_AH = 51,

@@ -123,6 +123,11 @@ class BindingTable:
         ranges = self.table.ranges[0 : self.table.nranges]
         return [(IPv4Address(r.first), IPv4Address(r.last)) for r in ranges]
 
+    @property
+    def br_addresses(self) -> set[IPv6Address]:
+        """Our ends of all tunnels."""
+        return {self._br(i) for i in range(self.table.nbr)}
+
     def find(self, ipv4: IPv4Address, port: int) -> Softwire | None:
         """Return the softwire that an address and port belong to."""
         found = lib.binding_table_find(self.table, int(ipv4), port)

@@ -127,11 +127,16 @@ static inline bool passes(const struct lwaftr_side *side, const struct packet *p
     return likely(!is_filtering(&side->ingress)) || passes_filter(side, packet, frame);
 }
 
-/* Frames that came from a card are not in the cache; what describes them is. */
-static inline void prefetch_frames(struct packet *const *packets, uint32_t n)
+/* Frames that came from a card are not in the cache; what describes them is. Returns
+ * whether a super-frame is among them. */
+static inline bool prefetch_frames(struct packet *const *packets, uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++)
+    uint32_t any = PACKET_GSO_NONE;
+    for (uint32_t i = 0; i < n; i++) {
         __builtin_prefetch(packets[i]->data);
+        any |= packets[i]->gso_type;
+    }
+    return any != PACKET_GSO_NONE;
 }
 
 /* ---- the lookup -------------------------------------------------------------------- */
@@ -376,7 +381,6 @@ static void push_burst(struct lwaftr *lw, uint32_t side, struct packet *const *p
 {
     if (n == 0)
         return;
-    prefetch_frames(packets, n);
     if (unlikely(!neighbor_is_known(lw->neighbor[LWAFTR_V6 - side])))
         for (uint32_t i = 0; i < n; i++)
             lwaftr_input(lw, side, packets[i]);
@@ -427,11 +431,36 @@ static struct lwaftr *begin(struct app *app)
     return lw;
 }
 
+/* Frames that a packet becomes, at most: a super-frame is cut up. */
+static uint32_t most_frames(const struct packet *packet)
+{
+    if (packet->gso_type == PACKET_GSO_NONE || packet->gso_size == 0)
+        return 1;
+    return min_u32(packet->length / packet->gso_size + 1, SEGMENTS_MAX);
+}
+
+/* The packets of a burst whose frames have room, all of them. */
+static uint32_t fitting(struct packet *const *packets, uint32_t n, uint32_t room)
+{
+    uint32_t i;
+    for (i = 0; i < n && most_frames(packets[i]) <= room; i++)
+        room -= most_frames(packets[i]);
+    return i;
+}
+
 /* A burst off a link, as large as fits the other side's. What ICMP errors and fragments
  * are more is lost where it does not fit, and counted by the link. */
 static uint32_t receive(struct link *in, const struct link *out, struct packet **packets)
 {
-    return link_receive_burst(in, packets, min_u32(LWAFTR_BURST, link_writable(out)));
+    uint32_t room = link_writable(out);
+    uint32_t n = min_u32(min_u32(LWAFTR_BURST, room), link_readable(in));
+    if (n == 0)
+        return 0;
+    link_peek(in, packets, n);
+    if (unlikely(prefetch_frames(packets, n)))
+        n = fitting(packets, n, room);
+    link_consume(in, n, link_bytes(in, n));
+    return n;
 }
 
 static uint32_t push_side(struct lwaftr *lw, uint32_t side, struct link *in)
@@ -476,7 +505,6 @@ static uint32_t push_stick(struct lwaftr *lw, struct link *in, const struct link
     uint32_t n, total = 0;
     while ((n = receive(in, out, packets)) > 0) {
         uint32_t counts[LWAFTR_NSIDES] = {0};
-        prefetch_frames(packets, n);
         for (uint32_t i = 0; i < n; i++) {
             uint32_t side = side_of(lw->config, packets[i]);
             sides[side][counts[side]++] = packets[i];

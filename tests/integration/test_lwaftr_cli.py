@@ -375,7 +375,7 @@ for peer in range(100, 108):
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+@pytest.mark.need("root", "netns", "ping")
 def test_several_workers_have_one_linux_neighbour() -> None:
     """It is asked once, gets one answer, and what each worker sends."""
     with ExitStack() as stack:
@@ -420,6 +420,56 @@ def test_several_workers_have_one_linux_neighbour() -> None:
             assert 0 < counters[f"out-{answered}-packets"] <= asks
         assert counters["out-arp-request-packets"] <= 2
         assert counters["out-ndp-ns-packets"] <= 2
+
+
+def interface(stack: ExitStack) -> Host:
+    """Return a host whose `eth` has an address of the example's config."""
+    host = Host(1)
+    stack.callback(host.close)
+    host.ip("""
+        link add eth type veth peer name other
+        link set eth up
+        link set other up
+        address add 192.0.2.1/24 dev eth
+        address add 2001:db8::bbbb/64 dev eth nodad
+    """)
+    return host
+
+
+@pytest.mark.need("root", "netns")
+def test_run_says_what_the_kernel_does() -> None:
+    """Where it answers besides us, forwards, or has no room for our packets."""
+    with ExitStack() as stack:
+        host = interface(stack)
+        for version in (4, 6):
+            host("sysctl", "-qw", f"net.ipv{version}.conf.eth.forwarding=1")
+        command = [*SNABB, "lwaftr", "run", "--conf", str(CONF)]
+        options = ["--on-a-stick", "raw:eth", "--duration", "0.1"]
+        process = host.start(*command, *options)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        lines = [line for line in said.splitlines() if "raw:eth" in line]
+        for line, expected in zip(lines, [
+            "the kernel has 192.0.2.1, too",
+            "sysctl net/ipv4/conf/eth/forwarding=0",
+            "the kernel has 2001:db8::bbbb, too",
+            "sysctl net/ipv6/conf/eth/forwarding=0",
+            "its MTU is 1500, less than the 1540 that are configured",
+        ], strict=True):  # fmt: skip
+            assert expected in line
+
+
+@pytest.mark.need("root", "netns")
+def test_run_wants_the_mtu_of_ipv6() -> None:
+    with ExitStack() as stack:
+        host = interface(stack)
+        host.ip("link set eth mtu 1279")
+        command = [*SNABB, "lwaftr", "run", "--bt", str(TABLE)]
+        ours = ["--v6-address", "2001:db8::1", "--v6-next-hop", "02:00:00:00:00:01"]
+        process = host.start(*command, "--v4", "sim", "--v6", "raw:eth", *ours)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "its MTU is 1279, less than 1280" in said
 
 
 # -- query ---------------------------------------------------------------------

@@ -19,6 +19,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrSegmentRouting,
+    Pad1,
     PadN,
 )
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
@@ -319,18 +320,22 @@ def test_header_survives_the_packet(
 # -- segmentation ------------------------------------------------------------
 
 
+COMPUTED = {
+    IP: ("len", "chksum"),
+    IPv6: ("plen",),
+    TCP: ("chksum",),
+    UDP: ("len", "chksum"),
+}
+
+
 def rebuilt(frame: bytes) -> bytes:
     """Return the frame with all lengths and checksums as scapy computes them."""
     packet = Ether(frame)
-    for layer, fields in (
-        (IP, ("len", "chksum")),
-        (IPv6, ("plen",)),
-        (TCP, ("chksum",)),
-        (UDP, ("len", "chksum")),
-    ):
-        if layer in packet:
-            for field in fields:
-                packet[layer].delfieldval(field)
+    layer: Packet = packet
+    while layer:
+        for field in COMPUTED.get(type(layer), ()):
+            layer.delfieldval(field)
+        layer = layer.payload
     return bytes(packet)
 
 
@@ -364,15 +369,26 @@ STACKS = {
         IPv6(dst="fd00::9"),
         IPv6ExtHdrSegmentRouting(addresses=["fd00::9", "fd00::3"], segleft=0),
     ),
+    "ipv4 in ipv6": (IPv6(src="fd00::1", tc=3), IP(id=0xFFFE, flags="DF", tos=3)),
+    "ipv4 in ipv6, vlan": (Dot1Q(vlan=5), IPv6(), IP()),
+    "ipv4 in ipv6, encapsulation limit": (
+        IPv6(),
+        IPv6ExtHdrDestOpt(options=[Pad1(), PadN(optdata=b"4")]),
+        IP(),
+    ),
+    "ipv4 in ipv4": (IP(id=5, src="192.0.2.1"), IP(id=5)),
+    "ipv6 in ipv4": (IP(id=0xFFFF, options=[IPOption_Router_Alert()]), IPv6()),
+    "ipv6 in ipv6": (IPv6(), IPv6(dst="fd00::2"), IPv6ExtHdrHopByHop()),
 }
 
 
 def stack(name: str, *layers: Packet) -> tuple[bytes, int]:
-    """Return a frame and its IP version."""
+    """Return a frame and its IP version, the inner one's in a tunnel."""
     packet: Packet = Ether(**MAC)
     for layer in (*STACKS[name], *layers):
         packet = packet / layer.copy()
-    return bytes(packet), 6 if IPv6 in packet else 4
+    versions = [layer.version for layer in STACKS[name] if type(layer) in {IP, IPv6}]
+    return bytes(packet), versions[-1]
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -395,7 +411,7 @@ def test_tcp_segments(bench: Bench, name: str, size: int) -> None:
     middle = ["AEC", *["AE"] * (len(segments) - 2), "FPAE"]
     expected = middle if len(segments) > 1 else ["FPAEC"]
     assert [str(h.flags) for h in headers] == expected
-    if version == 4:
+    if IP in Ether(frame):
         first = Ether(frame)[IP]
         ids = [(first.id + i) % 65536 for i in range(len(segments))]
         assert [Ether(s)[IP].id for s in segments] == ids
@@ -444,6 +460,13 @@ def test_what_cannot_be_cut_has_no_segments(bench: Bench) -> None:
     assert not lib.packet_count_segments(packet, ffi.new("struct segments *"))
     lib.packet_keep_segments(packet, 1)
     assert content(packet) == frame
+    bench.free(packet)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_what_is_tunnelled(bench: Bench, name: str) -> None:
+    packet = bench.packet(stack(name, TCP())[0])
+    assert lib.packet_is_tunnelled(packet) is (" in " in name)
     bench.free(packet)
 
 
@@ -536,7 +559,15 @@ def changed(frame: bytes, offset: int, value: bytes) -> bytes:
         (changed(TCP_FRAME, 20, b"\x00\x01"), {}),  # a later one
         (changed(TCP_FRAME, 46, b"\x40"), {}),  # a TCP header of 16 bytes
         (changed(TCP_FRAME[:60], 46, b"\xf0"), {}),  # options behind the end
-        # A checksum elsewhere: in a tunnel.
+        # In two tunnels; in a fragment; in what is called IPv6; not all there.
+        (stack("ipv4 in ipv4", IP(), TCP())[0], {}),
+        (stack("ipv4", IP(), TCP())[0][:20] + b"\x20" + bytes(200), {}),
+        (changed(stack("ipv4 in ipv6", TCP())[0], 20, b"\x29"), {}),
+        (stack("ipv4 in ipv6", TCP())[0][:73], {}),
+        (stack("ipv4 in ipv6", TCP())[0][:53], {}),
+        (changed(stack("ipv4 in ipv6", TCP())[0], 18, b"\0\0"), {}),  # a jumbogram
+        (stack("ipv4 in ipv6", TCP())[0], {"gso_size": 65480}),  # with what is around
+        # A checksum elsewhere: in a tunnel of another kind.
         (TCP_FRAME, {"flags": PARTIAL, "csum_start": 34, "csum_offset": 6}),
         (TCP_FRAME, {"flags": PARTIAL, "csum_start": 84, "csum_offset": 16}),
         # A jumbogram (RFC 2675).
