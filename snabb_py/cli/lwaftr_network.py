@@ -8,6 +8,7 @@ are shared out among them; what comes in on one is spread over all lwAFTRs:
                        +---> lwaftr1 ---+
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -34,6 +35,24 @@ MADE_UP_SOFTWIRES = 16384
 WAYS = {("v4", "v6"): IPV4, ("v6", "v4"): IPV6}
 
 
+#: Counters of what was never a packet that came in: an error that we did not send.
+_UNSENT = ("over-rate-limit", "out-by-policy")
+
+
+@dataclass(frozen=True)
+class LwaftrReading(Reading):
+    """What one direction has counted: not each packet that leaves has come that way."""
+
+    @property
+    def lost(self) -> int:
+        """Packets that came and were dropped, those that an error answers, too."""
+        return sum(
+            n
+            for reason, n in self.drops.items()
+            if not any(unsent in reason for unsent in _UNSENT)
+        )
+
+
 @dataclass(frozen=True)
 class LwaftrDirection(Direction):
     """What comes in on one side, and what lwAFTRs drop of it.
@@ -51,17 +70,23 @@ class LwaftrDirection(Direction):
     def read(self, engine: Engine, *, is_last: bool = False) -> Reading:
         """Return the counts as they are now; see `Direction`."""
         reading = super().read(engine, is_last=is_last)
+        dropped = Counter(app_drops(engine, self.lwaftrs))
+        if is_last:  # nobody will find their next hop any more
+            for name in self.lwaftrs:
+                app = engine.apps[name].instance
+                assert isinstance(app, Lwaftr)  # noqa: S101 - build() made it
+                dropped.update(app.waiting)
         own = {
-            name: n
-            for name, n in app_drops(engine, self.lwaftrs).items()
-            if self.side in {0, side_of(name)}
+            name: n for name, n in dropped.items() if self.side in {0, side_of(name)}
         }
         lost = {
             f"{spec} txdrop": n
             for spec, link in engine.links.items()
             if self._is_at_lwaftr(spec) and (n := link.counters["txdrop"])
         }
-        return replace(reading, drops=reading.drops | own | lost)
+        return LwaftrReading(
+            **vars(reading) | {"drops": reading.drops | own | lost},
+        )
 
     def _is_at_lwaftr(self, spec: LinkSpec) -> bool:
         source, target = self.ports

@@ -130,7 +130,7 @@ enum lwaftr_counter {
     LWAFTR_DROP_OUT_BY_RFC4443_ICMPV6_PACKETS, /* the same (2.4 e) */
     LWAFTR_DROP_OUT_OVER_MTU_PACKETS, /* and cannot or must not be cut up */
     LWAFTR_DROP_CONGESTION_IPV6_PACKETS, /* met by who does not know (RFC 6040, 4.2) */
-    LWAFTR_DROP_NEXT_HOP_UNRESOLVED_IPV4_PACKETS, /* too many wait for it */
+    LWAFTR_DROP_NEXT_HOP_UNRESOLVED_IPV4_PACKETS, /* too many wait, or too long */
     LWAFTR_DROP_NEXT_HOP_UNRESOLVED_IPV6_PACKETS,
     LWAFTR_DROP_NO_MEMORY_PACKETS, /* the pool has run dry */
     LWAFTR_DROP_IPV4_FRAG_TIMEOUT, /* reassemblies given up */

@@ -552,6 +552,9 @@ static void lwaftr_tick(struct app *app)
         if (request)
             lwaftr_output(lw, side, request);
     }
+    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++)
+        lw->counters[LWAFTR_DROP_NEXT_HOP_UNRESOLVED_IPV4_PACKETS + side] +=
+            neighbor_expire(lw->neighbor[side], lw->freelist, lw->now);
     for (uint32_t which = 0; which < LWAFTR_NREASSEMBLERS; which++)
         expire(lw, which);
     lwaftr_flush(lw);

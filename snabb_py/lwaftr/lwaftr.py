@@ -32,6 +32,8 @@ _KINDS: Final = (
     lib.REASSEMBLY_IPV6,
     lib.REASSEMBLY_TUNNELLED,
 )
+_UNANSWERED: Final = {lib.NEIGHBOR_INCOMPLETE, lib.NEIGHBOR_UNREACHABLE}
+_ANSWERED: Final = {lib.NEIGHBOR_STATIC, lib.NEIGHBOR_REACHABLE, lib.NEIGHBOR_STALE}
 
 _serials = itertools.count(1)
 
@@ -94,6 +96,8 @@ class _State:
         ids = fragment_ids or (secrets.randbits(16), secrets.randbits(32))
         self.struct.ipv4_id, self.struct.ipv6_id = ids
         self._keep: list[Any] = []
+        #: Of next hops: whether it was said that they do not answer.
+        self.is_silent = [False, False]
         for i, side in enumerate(config.side):
             neighbor = new_aligned("struct neighbor *")
             known = ffi.new("struct neighbor_config *", side.neighbor[0])
@@ -255,6 +259,27 @@ class Lwaftr(App):
         #: Everything behind `state`.
         self.kept = _State(self.config, self._interfaces, npackets, self._fragment_ids)
         self.state = self.kept.struct
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Packets that wait for a next hop, by the counter of those that do in vain."""
+        names = (f"drop-next-hop-unresolved-ipv{n}-packets" for n in (4, 6))
+        counts = (neighbor.nwaiting for neighbor in self.state.neighbor)
+        return {name: n for name, n in zip(names, counts, strict=True) if n}
+
+    def supervise(self) -> str | None:
+        """Say of next hops that they do not answer, and when they do."""
+        if self._share.index > 0:
+            return None  # the first one asks
+        lines = []
+        for i, end in enumerate(self._ends):
+            neighbor, was_silent = self.state.neighbor[i], self.kept.is_silent[i]
+            is_silent = neighbor.nprobes > 1 and neighbor.state in _UNANSWERED
+            if is_silent != was_silent and (is_silent or neighbor.state in _ANSWERED):
+                self.kept.is_silent[i] = is_silent
+                what = "does not answer" if is_silent else "answers"
+                lines.append(f"next hop {end.next_hop_ip} {what}")
+        return "; ".join(lines) or None
 
     def adopt(self, old: App) -> None:
         """Go on with what the running app knows and holds."""

@@ -454,6 +454,28 @@ bool neighbor_wait(struct neighbor *neighbor, struct packet *packet)
     return true;
 }
 
+/* Take the first so many away. */
+static void forget_first(struct neighbor *neighbor, uint32_t n)
+{
+    neighbor->nwaiting -= n;
+    memmove(neighbor->waiting, neighbor->waiting + n,
+            neighbor->nwaiting * sizeof(neighbor->waiting[0]));
+    neighbor->nold -= min_u32(n, neighbor->nold);
+}
+
+uint32_t neighbor_expire(struct neighbor *neighbor, struct freelist *freelist,
+                         uint64_t now)
+{
+    uint32_t n = neighbor->nold;
+    if (neighbor->nwaiting > 0 && now < neighbor->expire_at)
+        return 0;
+    packet_free_burst(freelist, neighbor->waiting, n);
+    forget_first(neighbor, n);
+    neighbor->nold = neighbor->nwaiting;
+    neighbor->expire_at = now + RESOLVE;
+    return n;
+}
+
 uint32_t neighbor_release(struct neighbor *neighbor, struct packet **out, uint32_t max)
 {
     if (!neighbor_is_known(neighbor))
@@ -463,9 +485,7 @@ uint32_t neighbor_release(struct neighbor *neighbor, struct packet **out, uint32
         out[i] = neighbor->waiting[i];
         neighbor_address(neighbor, out[i]->data);
     }
-    neighbor->nwaiting -= n;
-    memmove(neighbor->waiting, neighbor->waiting + n,
-            neighbor->nwaiting * sizeof(neighbor->waiting[0]));
+    forget_first(neighbor, n);
     return n;
 }
 
@@ -473,6 +493,6 @@ uint32_t neighbor_retire(struct neighbor *neighbor, struct freelist *freelist)
 {
     uint32_t n = neighbor->nwaiting;
     packet_free_burst(freelist, neighbor->waiting, n);
-    neighbor->nwaiting = 0;
+    neighbor->nwaiting = neighbor->nold = 0;
     return n;
 }

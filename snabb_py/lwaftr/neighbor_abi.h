@@ -30,6 +30,9 @@ struct neighbor {
     uint64_t deadline; /* of the state; of a request while it is not resolved */
     uint32_t nprobes;
     uint32_t nwaiting;
+    uint32_t nold; /* of those, the first, that have waited since before expire_at - 3 s */
+    uint32_t reserved;
+    uint64_t expire_at; /* when those are dropped */
     struct packet *waiting[1024];
 };
 
@@ -75,6 +78,11 @@ bool neighbor_wait(struct neighbor *neighbor, struct packet *packet);
 /* Once the next hop is known: take up to max of the frames that waited, the first
  * first, addressed. Returns how many. */
 uint32_t neighbor_release(struct neighbor *neighbor, struct packet **out, uint32_t max);
+
+/* Free the frames that have waited for 3 to 6 s; call it at every tick. Returns how many.
+ * Nobody minds that they never come: what sent them has sent them again. */
+uint32_t neighbor_expire(struct neighbor *neighbor, struct freelist *freelist,
+                         uint64_t now);
 
 /* Tell other workers where the next hop is. */
 void neighbor_tell(const struct neighbor *neighbor, struct next_hop *next_hop);

@@ -300,6 +300,34 @@ def test_run_names_what_it_drops(made_up: list[Path], tmp_path: Path) -> None:
     assert encap["drops"].keys().isdisjoint(decap["drops"])
 
 
+@pytest.fixture
+def silent(made_up: list[Path], tmp_path: Path) -> Path:
+    """Return a config with a next hop on the internet that nobody is."""
+    text = made_up[0].read_text()
+    path = tmp_path / "silent.conf"
+    path.write_text(text.replace("mac 02:00:00:00:01:04", "ip 10.10.10.11"))
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_run_counts_what_waits_in_vain(
+    silent: Path, made_up: list[Path], workers: int
+) -> None:
+    """All of it has come, none has left: what is lost has a reason."""
+    ends = ["--v4", "null", "--v6", f"pcap:{made_up[2]}"]
+    summary = carry("--conf", silent, *ends, "--workers", workers)
+    (decap,) = (d for d in summary["directions"] if d["offered"])
+    assert decap["offered"] == decap["lost"] == 640
+    assert decap["drops"] == {"drop-next-hop-unresolved-ipv4-packets": 640}
+
+
+def test_run_says_who_does_not_answer(silent: Path) -> None:
+    ends = ["--v4", "null", "--v6", "sim,rate=1kpps"]
+    result = call("run", "--conf", silent, *ends, "--duration", 5)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("next hop 10.10.10.11 does not answer") == 1
+
+
 def test_run_of_one_side_only(made_up: list[Path]) -> None:
     """It ends with its only capture; what comes out goes nowhere."""
     conf, v4, _ = made_up

@@ -475,6 +475,28 @@ def test_frames_that_wait_in_vain() -> None:
         assert lib.neighbor_retire(neighbor.struct, neighbor.bench.freelist) == 5
 
 
+def test_frames_that_wait_too_long() -> None:
+    """Each of them goes after 3 to 6 seconds; those that came later stay."""
+    with Neighbor() as neighbor:
+
+        def expire(seconds: float) -> int:
+            neighbor.now += int(seconds * SECOND)
+            freelist = neighbor.bench.freelist
+            return int(lib.neighbor_expire(neighbor.struct, freelist, neighbor.now))
+
+        frames = [bytes(12) + i.to_bytes(4, "big") for i in range(6)]
+        assert expire(0) == expire(100) == 0
+        assert all(map(neighbor.wait, frames[:3]))
+        assert expire(2.9) == expire(0.1) == 0
+        assert all(map(neighbor.wait, frames[3:5]))
+        assert [expire(2.9), expire(0.1)] == [0, 3]
+        assert neighbor.wait(frames[5])
+        assert [expire(2.9), expire(0.1)] == [0, 2]
+        neighbor.hear(REPLY4)
+        assert [frame[12:] for frame in neighbor.release()] == [frames[5][12:]]
+        assert expire(10) == 0
+
+
 def test_another_config() -> None:
     with Neighbor() as neighbor:
         neighbor.hear(REPLY4)
