@@ -3,7 +3,7 @@
     softwire-config { ... }      the text of the YANG module snabb-softwire-v3
     key = value                  the old `lwaftr.conf`, which names a binding table
 
-What is wrong is said with file, line, column and what was expected. Imports errors.
+What is wrong is said with file, line, column and what was expected. Imports engine.
 """
 
 import re
@@ -11,13 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.engine.config_file import read_config_file
 from snabb_py.lwaftr import conf_properties, conf_statements
 from snabb_py.lwaftr.binding_table import BindingTable
 from snabb_py.lwaftr.conf_types import LwaftrConfig
 from snabb_py.lwaftr.text import Text
 
 __all__ = ["LwaftrConfig", "read", "read_table"]
+
+#: Bytes of a file: 30 million softwires.
+FILE_MAX: Final = 4 << 30
 
 #: What a file begins with: white space and comments of either format, then a property.
 _PROPERTY: Final = re.compile(
@@ -57,10 +60,4 @@ def read_table(path: str | Path, *, compat: bool = False) -> BindingTable:
 
 
 def _open(path: Path) -> Text:
-    # Read, not mapped: a mapped file that an editor cuts short would kill us.
-    try:
-        return Text(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DeviceError(f"read {path}", error.errno or 0) from None
-    except ValueError:
-        raise ConfigError(f"{str(path)!r} is no name of a file") from None
+    return Text(read_config_file(path, FILE_MAX), str(path))

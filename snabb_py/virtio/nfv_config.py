@@ -8,13 +8,13 @@ Imports apps, engine and errors.
 import dataclasses
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.engine.config_file import read_config_file
+from snabb_py.errors import ConfigError
 from snabb_py.virtio import nfv_formats
 from snabb_py.virtio.lua_table import Node
 from snabb_py.virtio.nfv_keys import KEYS, find_key, show
@@ -149,17 +149,7 @@ def read(path: str | Path, warn: Warn) -> NfvConfig:
         DeviceError: the file cannot be read.
         ConfigError: something in it is wrong.
     """
-    try:
-        # Not blocking: a pipe would wait for its writer before we can refuse it.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        with open(os.open(path, flags), "rb") as stream:  # noqa: PTH123 - a descriptor
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise ConfigError(f"{path}: is no regular file")
-            content = stream.read(FILE_MAX + 1)
-    except OSError as error:
-        raise DeviceError(f"read {path}", error.errno or 0) from None
-    if len(content) > FILE_MAX:
-        raise ConfigError(f"{path}: is longer than {FILE_MAX >> 20} MiB: no config")
+    content = read_config_file(Path(path), FILE_MAX)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -300,6 +300,28 @@ def test_run_names_what_it_drops(made_up: list[Path], tmp_path: Path) -> None:
     assert encap["drops"].keys().isdisjoint(decap["drops"])
 
 
+@pytest.mark.parametrize("option", ["--conf", "--bt"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("/dev/zero", "/dev/zero: is no regular file"),
+        ("fifo", "fifo: is no regular file"),
+        ("vast", "vast: is longer than 4096 MiB: no config"),
+        ("nowhere", "nowhere: No such file or directory"),
+        (".", ": Is a directory"),
+    ],
+)
+def test_what_is_no_config(
+    option: str, name: str, expected: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "vast").open("wb") as file:
+        file.truncate(2**32 + 1)
+    result = call("run", option, tmp_path / name)
+    assert result.returncode in {1, 2}
+    assert expected in result.stderr
+
+
 @pytest.fixture
 def silent(made_up: list[Path], tmp_path: Path) -> Path:
     """Return a config with a next hop on the internet that nobody is."""
