@@ -126,7 +126,8 @@ static bool is_known_as(const struct neighbor *neighbor, const uint8_t *mac)
 static void learn(struct neighbor *neighbor, const struct neighbor_config *config,
                   const uint8_t *mac, bool is_confirmed, uint64_t now)
 {
-    if (!config->compat && !is_unicast(mac))
+    bool is_own = memcmp(mac, config->mac, MAC_SIZE) == 0; /* we would send to us */
+    if (!config->compat && (!is_unicast(mac) || is_own))
         return;
     bool is_news = !is_known_as(neighbor, mac);
     memmove(neighbor->ethernet, mac, MAC_SIZE);

@@ -393,7 +393,7 @@ def test_arp_that_teaches() -> None:
         assert neighbor.hop == OTHER
 
 
-@pytest.mark.parametrize("mac", [EVERYBODY, NOBODY, "01:00:5e:00:00:01"])
+@pytest.mark.parametrize("mac", [EVERYBODY, NOBODY, MAC, "01:00:5e:00:00:01"])
 def test_nobody_is_no_next_hop(mac: str) -> None:
     with Neighbor() as neighbor:
         neighbor.hear(arp(2, (mac, HOP4), (MAC, OWN4), MAC))
