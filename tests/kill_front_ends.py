@@ -121,7 +121,7 @@ class Survivors:
         for window in self.windows:
             window.fill()
         start = time.monotonic()
-        while not all(window.is_empty for window in self.windows):
+        while not (self._has_ended or all(w.is_empty for w in self.windows)):
             for window in self.windows:
                 window.take()
             if time.monotonic() - start > PATIENCE:

@@ -8,11 +8,15 @@ Needs neither root nor huge pages.
 """
 
 import os
+import queue
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+PATIENCE = 60
 
 
 class Testpmd:
@@ -45,16 +49,34 @@ class Testpmd:
              "--no-flush-rx", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, env={**os.environ, "XDG_RUNTIME_DIR": self._directory.name},
+            # SIGPIPE stays ignored: DPDK 22.11 would die of a back end that goes
+            # while it is being greeted.
+            restore_signals=False,
         )  # fmt: skip
+        self._fresh: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # All the time: with a full pipe before it, it would stop and serve nobody.
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self._fresh.put(line)
+        self._fresh.put(None)
+
+    def _take(self, until: str | None = None) -> None:
+        """Take output until a line begins like this; None: all that will come."""
+        while line := self._fresh.get(timeout=PATIENCE):
+            self._output.append(line)
+            if until and line.startswith(until):
+                return
+        if until:
+            raise AssertionError("".join(self._output))
 
     def command(self, *lines: str) -> None:
         """Give commands, as to its prompt; wait until it has done them."""
-        assert self.process.stdout
         self._write(*lines, "show port summary all")
-        for line in self.process.stdout:
-            self._output.append(line)
-            if line.startswith("Number of available ports"):
-                return
+        self._take("Number of available ports")
 
     def _write(self, *lines: str) -> None:
         assert self.process.stdin
@@ -64,7 +86,7 @@ class Testpmd:
     def end(self) -> str:
         """Let it end; return all that it has said."""
         self._write("quit")
-        self._output.append(self.process.communicate(timeout=60)[0])
+        self._take()
         return "".join(self._output)
 
     def __enter__(self) -> Self:
@@ -77,7 +99,10 @@ class Testpmd:
         trace: TracebackType | None,
     ) -> None:
         self.process.kill()
-        self._output.append(self.process.communicate()[0])
+        self._reader.join()
+        if self._fresh.qsize():
+            self._take()
+        self.process.communicate()
         self._directory.cleanup()
         if error:
             print("".join(self._output))

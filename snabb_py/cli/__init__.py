@@ -10,13 +10,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 # While modules are imported Ctrl-C just ends the process; `main` gives it its meaning.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -35,20 +36,32 @@ PROGRAMS = {
 
 
 class Programs(click.Group):
-    """A group that imports a program when it is run, not when it is listed."""
+    """A group that imports a program when it is run, not when it is listed.
+
+    Args:
+        table: program -> what the group's `--help` says of it.
+        prefix: of the module that has the program's name.
+    """
+
+    def __init__(
+        self, *args: Any, table: Mapping[str, str], prefix: str, **settings: Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self._table = table
+        self._prefix = prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all programs."""
         del ctx
-        return sorted(PROGRAMS)
+        return sorted(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a program, imported now."""
         del ctx
-        if cmd_name not in PROGRAMS:
+        if cmd_name not in self._table:
             return None
         with _deadly_signals():
-            command = import_module(f"snabb_py.cli.{cmd_name}").program
+            command = import_module(self._prefix + cmd_name).program
         if not isinstance(command, click.Command):
             raise TypeError(cmd_name)
         return command
@@ -59,7 +72,7 @@ class Programs(click.Group):
         """Write the programs from the table alone, importing none."""
         del ctx
         with formatter.section("Programs"):
-            formatter.write_dl(sorted(PROGRAMS.items()))
+            formatter.write_dl(sorted(self._table.items()))
 
 
 @contextlib.contextmanager
@@ -80,6 +93,8 @@ def _deadly_signals() -> Iterator[None]:
 
 @click.group(
     cls=Programs,
+    table=PROGRAMS,
+    prefix="snabb_py.cli.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
     epilog="Each program's own manual: snabb-py PROGRAM --help",
 )

@@ -8,7 +8,7 @@ from snabb_py._native import lib
 from snabb_py.apps.traffic import Checker
 from snabb_py.cli.card_wires import Port
 from snabb_py.cli.interfaces import UNFINISHED, app_drops
-from snabb_py.cli.run import Meter, Reporter, printable, wire_gbps
+from snabb_py.cli.run import Meter, Reporter, printable, rates, wire_gbps
 from snabb_py.engine import counter
 from snabb_py.engine.engine import Engine
 
@@ -127,8 +127,7 @@ def reasons(card: dict[str, Any]) -> list[str]:
 def plain_line(seconds: float, card: dict[str, Any]) -> str:
     """Return a card's look as a line of text."""
     ways = "  ".join(
-        f"{way} {card[way]['packets']} packets {card[way]['mpps']:.3f} Mpps "
-        f"{card[way]['gbps']:.3f} Gbps"
+        f"{way} {card[way]['packets']} packets {' '.join(rates(card[way]))}"
         for way in ("rx", "tx")
     )
     state = "connected" if card["connected"] else "no client"
@@ -146,18 +145,14 @@ def table(look: dict[str, Any], title: str) -> "Table":
     for column in ("card", "client", "wire"):
         result.add_column(column)
     for way in ("rx", "tx"):
-        for column in (f"{way} packets", "Mpps", "Gbps"):
+        for column in (f"{way} packets", "rate", "wire rate"):
             result.add_column(column, justify="right")
     result.add_column("drops and violations")
     for card in look["cards"]:
         ways = [
             text
             for way in (card["rx"], card["tx"])
-            for text in (
-                f"{way['packets']:,}",
-                f"{way['mpps']:.3f}",
-                f"{way['gbps']:.3f}",
-            )
+            for text in (f"{way['packets']:,}", *rates(way))
         ]
         result.add_row(
             escape(card["socket"]),
@@ -192,8 +187,7 @@ class CardReporter(Reporter):
             for way, text in (("rx", "received"), ("tx", "sent")):
                 self._print(
                     f"    {text} {card[way]['packets']} packets, "
-                    f"{card[way]['bytes']} bytes; {card[way]['mpps']:.3f} Mpps, "
-                    f"{card[way]['gbps']:.3f} Gbps"
+                    f"{card[way]['bytes']} bytes; {', '.join(rates(card[way]))}"
                 )
             for reason, n in (card["drops"] | card["violations"]).items():
                 self._print(f"    {reason}: {n}")

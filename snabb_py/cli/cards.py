@@ -143,7 +143,9 @@ class Sim:
     needs_large: bool = False
 
 
-def attach_sim(config: Config, name: str, word: str, *, number: int, ring: int) -> Sim:
+def attach_sim(  # noqa: PLR0913 - what a card and its place are
+    config: Config, name: str, word: str, *, number: int, ring: int, nworkers: int = 1
+) -> Sim:
     """Add a software card, its driver and its wire to a config.
 
     Args:
@@ -152,13 +154,16 @@ def attach_sim(config: Config, name: str, word: str, *, number: int, ring: int) 
         word: "sim...".
         number: of the card among those of the program: its MAC address.
         ring: descriptors where the word says nothing.
+        nworkers: see `attach_wire`.
 
     Raises:
         ConfigError: the word is wrong.
     """
     parsed = parse_sim(word)
     is_inline = "inline" in parsed.options
-    sim = attach_wire(config, name, parsed, number=number, is_inline=is_inline)
+    sim = attach_wire(
+        config, name, parsed, number=number, is_inline=is_inline, nworkers=nworkers
+    )
     try:
         arguments = driver_arguments(parsed, ring)
     except BaseException:
@@ -262,9 +267,7 @@ def _attach_wire(  # noqa: PLR0913 - see attach_wire
         interface = attach(config, f"{name}-wire", wire)
         sim.needs_large = interface.needs_large
         for app in set(config.apps) - before:
-            spec = config.apps[app]
-            del config.apps[app]
-            config.app(app, spec.cls, worker=worker, **spec.args)
+            config.place(app, worker)
         if interface.receive:
             sim.entry = interface.receive.partition(".")[0]
             config.link(f"{interface.receive} -> {name}-card.rx")

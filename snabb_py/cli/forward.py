@@ -14,7 +14,7 @@ from snabb_py.cli.interfaces import (
     attach,
     engine_settings,
 )
-from snabb_py.cli.options import Number, engine_options, report_options
+from snabb_py.cli.options import Number, card_options, engine_options, report_options
 from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
@@ -161,20 +161,7 @@ def is_done(engine: Engine, directions: list[Direction]) -> bool:
     metavar="GBPS",
     help="Drop what exceeds this rate on the wire, in each direction.",
 )
-@click.option(
-    "--ring-size",
-    type=int,
-    default=RING_SIZE,
-    show_default=True,
-    metavar="N",
-    help="Descriptors of each ring of a card, a power of two.",
-)
-@click.option(
-    "--sim-cpu",
-    type=int,
-    metavar="N",
-    help="Pin the worker of the software cards to this CPU.",
-)
+@card_options
 @click.option(
     "--graph",
     is_flag=False,

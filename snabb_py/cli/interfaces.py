@@ -80,13 +80,14 @@ class Interface:
         return (*reversed(self.inside), last)
 
 
-def attach(
+def attach(  # noqa: PLR0913 - what an interface and its place are
     config: Config,
     name: str,
     word: str,
     *,
     number: int = 0,
     ring_size: int = RING_SIZE,
+    nworkers: int = 1,
 ) -> Interface:
     """Add the apps of an interface to a config.
 
@@ -96,13 +97,19 @@ def attach(
         word: see the module.
         number: of the interface among the program's.
         ring_size: descriptors of a card's rings, where the word says nothing.
+        nworkers: that drivers have; software cards have the next one.
 
     Raises:
         ConfigError: the word is none of those.
         DeviceError: there is no such card.
     """
     if word.partition(",")[0] == "sim":
-        return _attach_sim(config, name, word, number, ring_size)
+        from snabb_py.cli.cards import attach_sim
+
+        sim = attach_sim(
+            config, name, word, number=number, ring=ring_size, nworkers=nworkers
+        )
+        return _interface_of(sim, name, word)
     if PCI_ADDRESS.fullmatch(word):
         from snabb_py.cli.cards import attach_pci
 
@@ -121,12 +128,7 @@ def attach(
     return maker(config, name, word, rest)
 
 
-def _attach_sim(
-    config: Config, name: str, word: str, number: int, ring_size: int
-) -> Interface:
-    from snabb_py.cli.cards import attach_sim
-
-    sim = attach_sim(config, name, word, number=number, ring=ring_size)
+def _interface_of(sim: Any, name: str, word: str) -> Interface:
     return Interface(
         word,
         f"{name}.tx" if sim.entry else None,
@@ -169,6 +171,8 @@ def engine_settings(
             raise ConfigError(
                 "sim,inline: its time is modelled, and that of no other interface"
             )
+        if any(inline) and len(cpus) > 1:
+            raise ConfigError("sim,inline: its time is that of one worker")
         free = bool(sims) and not any(inline) and has_room()
         yield {
             "workers": len(cpus) + free,

@@ -3,9 +3,9 @@
 A program of programs: each is imported when it is run.
 """
 
-from importlib import import_module
-
 import click
+
+from snabb_py.cli import Programs
 
 #: Program -> what `snabb-py lwaftr --help` says of it; module lwaftr_<program>.
 PROGRAMS = {
@@ -16,36 +16,11 @@ PROGRAMS = {
 }
 
 
-class LwaftrPrograms(click.Group):
-    """A group that imports a program when it is run, not when it is listed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all programs."""
-        del ctx
-        return sorted(PROGRAMS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a program, imported now."""
-        del ctx
-        if cmd_name not in PROGRAMS:
-            return None
-        command = import_module(f"snabb_py.cli.lwaftr_{cmd_name}").program
-        if not isinstance(command, click.Command):
-            raise TypeError(cmd_name)
-        return command
-
-    def format_commands(
-        self, ctx: click.Context, formatter: click.HelpFormatter
-    ) -> None:
-        """Write the programs from the table alone, importing none."""
-        del ctx
-        with formatter.section("Programs"):
-            formatter.write_dl(sorted(PROGRAMS.items()))
-
-
 @click.group(
     "lwaftr",
-    cls=LwaftrPrograms,
+    cls=Programs,
+    table=PROGRAMS,
+    prefix="snabb_py.cli.lwaftr_",
     epilog="Each program's own manual: snabb-py lwaftr PROGRAM --help",
 )
 def program() -> None:

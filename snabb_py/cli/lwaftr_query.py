@@ -12,6 +12,10 @@ import click
 from snabb_py.engine.shm import CountersReader, is_alive, runtime_directory
 from snabb_py.errors import ConfigError
 from snabb_py.lwaftr.counters import NAMES
+from snabb_py.lwaftr.spread import Spread
+
+#: Those of lwAFTRs, and of what spreads packets over several.
+ALL_NAMES = (*NAMES, *Spread.counters)
 
 
 def instances(pid: int | None) -> Iterator[tuple[int, Counter[str]]]:
@@ -31,13 +35,13 @@ def instances(pid: int | None) -> Iterator[tuple[int, Counter[str]]]:
 
 
 def read(path: Path) -> Counter[str] | None:
-    """Return the sums of all lwAFTRs of an instance, None: it has none, or has gone."""
+    """Return the sums of all workers of an instance, None: no lwAFTR, or gone."""
     try:
         reader = CountersReader(path)
     except ConfigError:
         return None
     try:
-        rows = [row for row in reader.read().values() if is_lwaftr(row)]
+        rows = [row for row in reader.read().values() if is_ours(row)]
     finally:
         reader.close()
     if not rows:
@@ -48,9 +52,9 @@ def read(path: Path) -> Counter[str] | None:
     return sums
 
 
-def is_lwaftr(row: object) -> TypeGuard[dict[str, int]]:
-    """Return whether a row is an lwAFTR's."""
-    return isinstance(row, dict) and NAMES[0] in row and NAMES[-1] in row
+def is_ours(row: object) -> TypeGuard[dict[str, int]]:
+    """Return whether a row is an lwAFTR's, or of what stands in front of it."""
+    return isinstance(row, dict) and tuple(row) in {NAMES, Spread.counters}
 
 
 def select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
@@ -85,7 +89,7 @@ def program(
       snabb-py lwaftr query 'in-*-packets' --pid 1234 --json
       snabb-py lwaftr query -l icmp
     """
-    names = select(NAMES, pattern)
+    names = select(ALL_NAMES, pattern)
     if pattern and not names:
         raise ConfigError(f"no counter's name has {' or '.join(pattern)} in it")
     if names_only:

@@ -1,27 +1,15 @@
 """`snabb-py lwaftr run`: an lwAFTR between two interfaces, or on one."""
 
 import sys
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
-from snabb_py.apps.basic import Silence
-from snabb_py.apps.traffic import Generator, Template
-from snabb_py.cli.card_wires import LEAST_SIZE, parse_sizes
 from snabb_py.cli.cards import parse_sim
 from snabb_py.cli.forward import has_end, is_done
-from snabb_py.cli.interfaces import (
-    RING_SIZE,
-    UNFINISHED,
-    Direction,
-    Interface,
-    Reading,
-    attach,
-    engine_settings,
-)
+from snabb_py.cli.interfaces import UNFINISHED, engine_settings
 from snabb_py.cli.lwaftr_ends import (
     IPV4,
     IPV6,
@@ -31,11 +19,17 @@ from snabb_py.cli.lwaftr_ends import (
     on_one_queue,
     without_asking,
 )
+from snabb_py.cli.lwaftr_network import APP, build
 from snabb_py.cli.lwaftr_obstacles import obstacles
-from snabb_py.cli.lwaftr_options import COMPAT, PATH, app_drops
-from snabb_py.cli.options import F, engine_options, report_options
+from snabb_py.cli.lwaftr_options import COMPAT, PATH
+from snabb_py.cli.options import (
+    F,
+    card_options,
+    place_workers,
+    report_options,
+    workers_options,
+)
 from snabb_py.cli.run import Ending, Reporter, printable, run
-from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
 from snabb_py.lwaftr.conf import read, read_table
@@ -43,53 +37,15 @@ from snabb_py.lwaftr.conf_types import (
     ExternalInterface,
     InternalInterface,
     LwaftrConfig,
-    Queue,
 )
-from snabb_py.lwaftr.lwaftr import Lwaftr, LwaftrOnAStick
-from snabb_py.lwaftr.made_up_traffic import Ends, from_b4s, from_internet
 
-APP = "lwaftr"
-#: Softwires that a software card's wire carries packets of, at most.
-MADE_UP_SOFTWIRES = 16384
+#: Packets for each further worker: what it keeps for itself, and on interlinks.
+WORKER_PACKETS = 16384
 #: Bytes of packets without a config: whole ones of Ethernet, in a tunnel too.
 MTU = 1500
 TUNNEL_MTU = 1540
 #: Those that hosts may rely on (RFC 791, 3.2; RFC 8200, 5), and what a length can say.
 IPV4_LEAST_MTU, IPV6_LEAST_MTU, MOST_MTU = 68, 1280, 65535
-
-
-@dataclass(frozen=True)
-class LwaftrDirection(Direction):
-    """What comes in on one side, and what the lwAFTR drops of it.
-
-    Attributes:
-        side: IPV4, IPV6, 0: both.
-    """
-
-    side: int = 0
-
-    def read(self, engine: Engine, *, is_last: bool = False) -> Reading:
-        """Return the counts as they are now; see `Direction`."""
-        reading = super().read(engine, is_last=is_last)
-        others = {
-            name: n
-            for name, n in reading.drops.items()
-            if not name.startswith(f"{APP} ")
-        }
-        own = {
-            name: n
-            for name, n in app_drops(engine, [APP]).items()
-            if self.side in {0, side_of(name)}
-        }
-        return replace(reading, drops=others | own)
-
-
-def side_of(counter: str) -> int:
-    """Return on which side the packets came in that a drop counter counts."""
-    is_ipv4 = any(word in counter for word in ("ipv4", "icmpv4", "-arp"))
-    is_v4 = is_ipv4 and "inner" not in counter
-    is_at_exit = any(word in counter for word in ("egress", "next-hop"))
-    return IPV4 if is_v4 != is_at_exit else IPV6
 
 
 # -- what is configured --------------------------------------------------------
@@ -151,80 +107,6 @@ def is_made_up(word: str) -> bool:
     return parse_sim(word).options.get("wire", "gen") == "gen"
 
 
-def make_traffic(network: Config, interface: Interface, lw: LwaftrConfig) -> None:
-    """Let the generator on a software card's wire send what softwires carry."""
-    options = parse_sim(interface.word).options
-    foreign = {"flows", "ip", "vlan"} & options.keys()
-    if foreign:
-        raise ConfigError(
-            f'interface "{interface.word}": {", ".join(sorted(foreign))}: its packets '
-            "are the binding table's"
-        )
-    sizes = parse_sizes(options.get("size", "")) or (LEAST_SIZE,)
-    softwires = lw.binding_table.sample(MADE_UP_SOFTWIRES)
-    if not softwires:
-        raise ConfigError("the binding table is empty: no packets can be made from it")
-    queue = lw.instances[0].queues[0]
-    external, internal = (cable(end) for end in (queue.external, queue.internal))
-    v4 = from_internet(softwires, external, sizes)
-    v6 = from_b4s(softwires, internal, sizes)
-    both = chain.from_iterable(zip(v4, v6, strict=True))
-    frames = {"v4": v4, "v6": v6, "stick": both}
-    spec = network.apps[interface.entry]
-    del network.apps[interface.entry]
-    side = interface.transmit.partition(".")[0]
-    arguments = {**spec.args, "frames": [Template(f) for f in frames[side]]}
-    network.app(interface.entry, spec.cls, worker=spec.worker, **arguments)
-
-
-def cable(end: Any) -> Ends:
-    """Return the Ethernet addresses of what comes in at an end."""
-    return Ends(end.mac, end.next_hop_mac or bytes(6), end.vlan_tag)
-
-
-def build(
-    lw: LwaftrConfig, words: dict[str, str], *, ring_size: int, compat: bool
-) -> tuple[Config, list[LwaftrDirection]]:
-    """Return the app network and its directions.
-
-    Args:
-        lw: the config, with one queue.
-        words: interface by port: v4 and v6, or stick.
-        ring_size: of cards.
-        compat: see Lwaftr.
-    """
-    network = Config()
-    queue: Queue = lw.instances[0].queues[0]
-    cls = LwaftrOnAStick if "stick" in words else Lwaftr
-    network.app(APP, cls, config=lw, queue=queue, compat=compat)
-    ends: dict[str, Interface] = {}
-    for number, (port, word) in enumerate(words.items()):
-        end = attach(network, port, word, number=number, ring_size=ring_size)
-        if end.entry and issubclass(network.apps[end.entry].cls, Generator):
-            make_traffic(network, end, lw)
-        network.link(f"{APP}.{port} -> {end.transmit}")
-        if not end.receive:
-            network.app(f"{port}-nothing", Silence)
-        network.link(f"{end.receive or f'{port}-nothing.tx'} -> {APP}.{port}")
-        ends[port] = replace(end, word=f"{word} ({port})")
-    ways = (
-        {("stick", "stick"): 0}
-        if "stick" in ends
-        else {
-            ("v4", "v6"): IPV4,
-            ("v6", "v4"): IPV6,
-        }
-    )
-    directions = [
-        LwaftrDirection(ends[a], ends[b], (APP,), side)
-        for (a, b), side in ways.items()
-        if ends[a].receive
-    ]
-    if not directions:
-        raise ConfigError("nothing comes from any interface")
-    return network, directions
-
-
 # -- the command ---------------------------------------------------------------
 
 
@@ -252,22 +134,9 @@ def end_options(command: F) -> F:
 @click.option("--on-a-stick", "stick", metavar="IF", help="One interface for both.")
 @end_options
 @COMPAT
-@click.option(
-    "--ring-size",
-    type=int,
-    default=RING_SIZE,
-    show_default=True,
-    metavar="N",
-    help="Descriptors of each ring of a card, a power of two.",
-)
-@click.option(
-    "--sim-cpu",
-    type=int,
-    metavar="N",
-    help="Pin the worker of the software cards to this CPU.",
-)
+@card_options
 @report_options
-@engine_options
+@workers_options
 def program(  # noqa: PLR0913 - the options of a program
     *,
     bt: Path | None,
@@ -287,7 +156,8 @@ def program(  # noqa: PLR0913 - the options of a program
     duration: float | None,
     interval: float,
     as_json: bool,
-    cpu: int | None,
+    workers: int | None,
+    cpu_list: str | None,
     busy: bool,
 ) -> None:
     """Carry packets between the internet and B4s.
@@ -305,6 +175,9 @@ def program(  # noqa: PLR0913 - the options of a program
     The kernel goes on with what it does on raw:IFNAME: where it answers besides us, or
     forwards, a line says so.
 
+    With --workers N, N threads share the packets out, those of one softwire, too: what
+    goes between two IPv4 addresses stays in order. Their counters are summed.
+
     Drops are shown by the names of counters. Packets, Mpps and Gbps are those that
     left, ICMP errors and fragments among them.
 
@@ -314,7 +187,9 @@ def program(  # noqa: PLR0913 - the options of a program
       snabb-py lwaftr run --bt examples/binding.table --v4 sim,size=imix --v6 sim
       snabb-py lwaftr run --conf examples/lwaftr.conf --v4 raw:eth0 --v6 raw:eth1
       snabb-py lwaftr run --conf lwaftr.conf --on-a-stick 0000:01:00.0 --cpu 2
+      snabb-py lwaftr run --bt examples/binding.table --workers 2
     """
+    cpus = place_workers(workers, cpu_list)
     words = interfaces(v4, v6, stick)
     said = (
         Said(v4_address, v4_mac, v4_next_hop),
@@ -323,7 +198,9 @@ def program(  # noqa: PLR0913 - the options of a program
     ports = list(words.values())
     is_compat = compat is not None
     lw = configure(conf, bt, (ports[0], ports[-1]), said, compat=is_compat)
-    network, directions = build(lw, words, ring_size=ring_size, compat=is_compat)
+    network, directions = build(
+        lw, words, ring_size=ring_size, compat=is_compat, nworkers=len(cpus)
+    )
     ends = list(dict.fromkeys(e for d in directions for e in (d.source, d.target)))
     reporter = Reporter("lwaftr", as_json=as_json)
     for line in obstacles(lw, (ports[0], ports[-1])):
@@ -331,8 +208,13 @@ def program(  # noqa: PLR0913 - the options of a program
     try:
         with (
             Ending() as ending,
-            engine_settings(ends, cpus=[cpu], sim_cpu=sim_cpu) as settings,
-            Engine(busy=busy, program=APP, log=reporter.log, **settings) as engine,
+            engine_settings(ends, cpus=cpus, sim_cpu=sim_cpu) as settings,
+            Engine(
+                busy=busy,
+                program=APP,
+                log=reporter.log,
+                **with_packets(settings, len(cpus)),
+            ) as engine,
         ):
             ending.of(engine)
             if not (v4 or stick):
@@ -348,16 +230,24 @@ def program(  # noqa: PLR0913 - the options of a program
                 if has_end(network, list(directions))
                 else None,
             )
-            counters = {k: n for k, n in engine.apps[APP].counters.items() if n}
+            counters: Counter[str] = Counter()
+            for app in directions[0].lwaftrs:
+                counters.update(engine.apps[app].counters)
             apps = [running.instance for running in engine.apps.values()]
         failures = [printable(app.failure) for app in apps if app.failure]
-        more = {"softwires": len(lw.binding_table), "counters": counters}
+        more = {"softwires": len(lw.binding_table), "counters": +counters}
         reporter.finish({"program": APP, **summary, **more, "failures": failures})
         reasons = [reason for d in summary["directions"] for reason in d["drops"]]
         if failures or any(r.endswith((UNFINISHED, "write-error")) for r in reasons):
             sys.exit(1)
     finally:
         reporter.stop()
+
+
+def with_packets(settings: dict[str, Any], nworkers: int) -> dict[str, Any]:
+    """Return an engine's settings with packets for so many workers."""
+    packets = settings["packets"] + WORKER_PACKETS * (nworkers - 1)
+    return settings | {"packets": packets}
 
 
 def interfaces(v4: str | None, v6: str | None, stick: str | None) -> dict[str, str]:

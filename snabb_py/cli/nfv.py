@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from snabb_py.cli.interfaces import RING_SIZE, UNFINISHED, engine_settings
+from snabb_py.cli.interfaces import UNFINISHED, engine_settings
 from snabb_py.cli.nfv_network import SWITCH_PORTS, Trunk
 from snabb_py.cli.nfv_qemu import libvirt_xml, qemu_arguments
 from snabb_py.cli.nfv_report import NfvMeter, NfvReporter
@@ -22,7 +22,7 @@ from snabb_py.cli.nfv_run import (
     group_number,
     signature_of,
 )
-from snabb_py.cli.options import F, Number, place_workers, workers_options
+from snabb_py.cli.options import F, Number, card_options, place_workers, workers_options
 from snabb_py.cli.run import Ending, printable
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -240,17 +240,7 @@ def report_every(letter: str, name: str, default: float, text: str) -> Callable[
     metavar="NAME|GID",
     help="Group that may connect to the sockets beside their owner.",
 )
-@click.option(
-    "--ring-size",
-    type=int,
-    default=RING_SIZE,
-    show_default=True,
-    metavar="N",
-    help="Descriptors of each ring of a card, a power of two.",
-)
-@click.option(
-    "--sim-cpu", type=int, metavar="N", help="Pin a software card's worker to this CPU."
-)
+@card_options
 @click.option(
     "--duration",
     type=Number(0, 1e9),

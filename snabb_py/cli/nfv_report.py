@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snabb_py.cli.interfaces import ECHOES, app_drops
 from snabb_py.cli.nfv_network import Chain, links_from, links_to
-from snabb_py.cli.run import Meter, Reporter, printable, wire_gbps
+from snabb_py.cli.run import Meter, Reporter, printable, rates, wire_gbps
 from snabb_py.engine.app import App
 from snabb_py.engine.config import LinkSpec
 from snabb_py.engine.engine import Engine
@@ -259,8 +259,7 @@ class NfvMeter:
 
 def _ways(port: dict[str, Any]) -> str:
     return "  ".join(
-        f"{way} {port[way]['packets']} packets {port[way]['mpps']:.3f} Mpps "
-        f"{port[way]['gbps']:.3f} Gbps"
+        f"{way} {port[way]['packets']} packets {' '.join(rates(port[way]))}"
         for way in WAYS
     )
 
@@ -290,7 +289,7 @@ def table(look: dict[str, Any], title: str) -> "Table":
     result.add_column("port")
     result.add_column("guest")
     for way in WAYS:
-        for column in (f"{way} it", "Mpps", "Gbps"):
+        for column in (f"{way} it", "rate", "wire rate"):
             result.add_column(column, justify="right")
     result.add_column("drops by reason")
     for port in look["ports"]:
@@ -300,11 +299,7 @@ def table(look: dict[str, Any], title: str) -> "Table":
             *(
                 text
                 for way in WAYS
-                for text in (
-                    f"{port[way]['packets']:,}",
-                    f"{port[way]['mpps']:.3f}",
-                    f"{port[way]['gbps']:.3f}",
-                )
+                for text in (f"{port[way]['packets']:,}", *rates(port[way]))
             ),
             escape("\n".join(_all_reasons(port)) or "-"),
         )
@@ -361,8 +356,7 @@ class NfvReporter(Reporter):
                 counts = port[way]
                 self._print(
                     f"    {way} it: {counts['packets']} packets, "
-                    f"{counts['bytes']} bytes; {counts['mpps']:.3f} Mpps, "
-                    f"{counts['gbps']:.3f} Gbps"
+                    f"{counts['bytes']} bytes; {', '.join(rates(counts))}"
                 )
                 for reason, n in counts["drops"].items():
                     self._print(f"      {reason}: {n}")

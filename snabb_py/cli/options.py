@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from snabb_py.cli.interfaces import RING_SIZE
 from snabb_py.engine.worker import check_cpu, parse_cpus
 from snabb_py.errors import ConfigError
 
@@ -39,6 +40,25 @@ def engine_options(command: F) -> F:
         "--cpu", type=int, metavar="N", help="Pin the worker to this CPU."
     )
     return cpu(BUSY(command))
+
+
+def card_options(command: F) -> F:
+    """Add what cards are given: --ring-size, --sim-cpu."""
+    ring_size = click.option(
+        "--ring-size",
+        type=int,
+        default=RING_SIZE,
+        show_default=True,
+        metavar="N",
+        help="Descriptors of each ring of a card, a power of two.",
+    )
+    sim_cpu = click.option(
+        "--sim-cpu",
+        type=int,
+        metavar="N",
+        help="Pin the worker of the software cards to this CPU.",
+    )
+    return ring_size(sim_cpu(command))
 
 
 def workers_options(command: F) -> F:

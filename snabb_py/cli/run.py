@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from snabb_py.apps.basic import WIRE_OVERHEAD
@@ -184,13 +184,26 @@ class Meter:
         ]
 
 
+def _with_unit(value: float, unit: str) -> str:
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3f} {prefix}{unit}"
+    return f"{value:.0f} {unit}"
+
+
+def rates(counts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return `mpps` and `gbps` of a report as text, in units that show them."""
+    bps = counts["gbps"] * 1e9
+    return _with_unit(counts["mpps"] * 1e6, "pps"), _with_unit(bps, "bps")
+
+
 def plain_line(look: dict[str, Any], direction: dict[str, Any]) -> str:
     """Return one direction of a look as a line of text."""
     drops = ", ".join(f"{reason}: {n}" for reason, n in direction["drops"].items())
     return (
         f"{look['seconds']:8.1f} s  {direction['from']} -> {direction['to']}  "
-        f"{direction['forwarded']} packets  {direction['mpps']:.3f} Mpps  "
-        f"{direction['gbps']:.3f} Gbps" + (f"  ({drops})" if drops else "")
+        f"{direction['forwarded']} packets  {'  '.join(rates(direction))}"
+        + (f"  ({drops})" if drops else "")
     )
 
 
@@ -200,15 +213,14 @@ def table(look: dict[str, Any], title: str) -> "Table":
 
     result = Table(title=f"{title}  {look['seconds']:.0f} s", title_justify="left")
     result.add_column("direction")
-    for column in ("packets", "Mpps", "Gbps", "lost"):
+    for column in ("packets", "rate", "wire rate", "lost"):
         result.add_column(column, justify="right")
     result.add_column("drops by reason")
     for d in look["directions"]:
         result.add_row(
             f"{d['from']} -> {d['to']}",
             f"{d['forwarded']:,}",
-            f"{d['mpps']:.3f}",
-            f"{d['gbps']:.3f}",
+            *rates(d),
             f"{sum(d['drops'].values()):,}",
             "\n".join(f"{reason}: {n:,}" for reason, n in d["drops"].items()) or "-",
         )
@@ -276,7 +288,7 @@ class Reporter:
             self._print(
                 f"  {d['from']} -> {d['to']}: offered {d['offered']}, "
                 f"forwarded {d['forwarded']}, lost {d['lost']}; "
-                f"{d['mpps']:.3f} Mpps, {d['gbps']:.3f} Gbps"
+                f"{', '.join(rates(d))}"
             )
             for reason, n in d["drops"].items():
                 self._print(f"    {reason}: {n}")

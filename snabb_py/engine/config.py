@@ -11,7 +11,7 @@ that say the same are equal. Imports only errors.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from snabb_py.errors import ConfigError
@@ -121,6 +121,10 @@ class Config:
         if worker is not None and not isinstance(worker, int):
             raise ConfigError(f'app "{name}": worker {worker!r} is not a number')
         self.apps[name] = AppSpec(cls, args, worker)
+
+    def place(self, name: str, worker: int | None) -> None:
+        """Put an app on a worker, whatever was said before."""
+        self.apps[name] = replace(self.apps[name], worker=worker)
 
     def link(self, text: str) -> None:
         """Add a link, "from.port -> to.port"; the apps may come later.

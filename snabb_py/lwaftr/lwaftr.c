@@ -425,6 +425,8 @@ static struct lwaftr *begin(struct app *app)
     lw->out[LWAFTR_V6].link = app->output[is_on_a_stick(app) ? 0 : 1];
     if (unlikely(lw->serial != config->serial))
         take_config(lw, config);
+    if (config->next_hops)
+        lwaftr_share_next_hops(lw);
     return lw;
 }
 
@@ -542,7 +544,7 @@ static void expire(struct lwaftr *lw, uint32_t which)
 static void lwaftr_tick(struct app *app)
 {
     struct lwaftr *lw = begin(app);
-    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++) {
+    for (uint32_t side = 0; side < LWAFTR_NSIDES && !lwaftr_is_told(lw); side++) {
         struct packet *request =
             neighbor_tick(lw->neighbor[side], lw->config->side[side].neighbor,
                           lw->freelist, lw->now, lw->counters);

@@ -121,6 +121,12 @@ static inline bool softwire_matches(const struct binding_table *table,
            ipv6_is_same(table->br[softwire->br], ipv6 + IPV6_DESTINATION);
 }
 
+/* Whether another worker asks for the next hops, and tells us. */
+static inline bool lwaftr_is_told(const struct lwaftr *lw)
+{
+    return lw->config->worker != 0;
+}
+
 static inline bool filter_matches(const struct lwaftr_filter *filter,
                                   const struct packet *packet)
 {
@@ -141,6 +147,8 @@ void lwaftr_output(struct lwaftr *lw, uint32_t side, struct packet *packet);
 /* The same for one that is known to fit the MTU, without counting it as such. False: it
  * was filtered out. */
 bool lwaftr_output_whole(struct lwaftr *lw, uint32_t side, struct packet *packet);
+/* Tell the other workers where the next hops are, or be told. */
+void lwaftr_share_next_hops(struct lwaftr *lw);
 /* Put what is queued on the links. */
 void lwaftr_flush(struct lwaftr *lw);
 

@@ -6,13 +6,15 @@ Imports apps and engine.
 import itertools
 import mmap
 import secrets
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps.bpf import Program, compile_expression
-from snabb_py.engine.app import App, Ports, Resources
+from snabb_py.engine.app import App, Ports, Resources, check_range
 from snabb_py.engine.memory import new_aligned
 from snabb_py.lwaftr.conf_types import (
+    ErrorRateLimiting,
     ExternalInterface,
     LwaftrConfig,
     Queue,
@@ -34,13 +36,50 @@ _KINDS: Final = (
 _serials = itertools.count(1)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What part of an lwAFTR one of several apps is, each in a worker of its own.
+
+    They have one config and stand behind one interface to each side, whose packets
+    `Spread` deals out. Index 0 gets ARP and neighbour discovery; the others are told
+    where the next hops are. Each sends its part of the ICMP errors that may be sent,
+    and of the identifications of fragments.
+
+    Attributes:
+        index: 0..count - 1.
+        count: of all, 64 at most.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def of_rate(self, limit: ErrorRateLimiting) -> tuple[int, float]:
+        """Return packets and period: of all shares together the same rate.
+
+        In no period are there more than the limit by a packet for each share.
+        """
+        packets = -(-limit.packets // self.count)
+        periods = packets * self.count / limit.packets if packets else 1
+        return packets, limit.period * periods
+
+
+class _NextHops:
+    """Where the next hops are, for all shares of an lwAFTR: `struct next_hops`."""
+
+    def __init__(self) -> None:
+        self.struct: Any = new_aligned("struct next_hops *")
+
+    def close(self) -> None:
+        """Nothing is to be given up but memory."""
+
+
 class _State:
     """What one app keeps while it runs, whatever its config becomes: `struct lwaftr`.
 
     Args:
         config: `struct lwaftr_config *` to begin with.
         interfaces: of both sides, for the number of packets that may be reassembled.
-        npackets: in the pool.
+        npackets: in the pool, of which it may have its part.
         fragment_ids: of the packets that are cut up, those before the first ones.
     """
 
@@ -112,6 +151,7 @@ class Lwaftr(App):
     Args:
         config: everything that is configured.
         queue: which of its queues this is: addresses and next hops.
+        share: of several, which it is.
         compat: as Snabb has it, where that is not what the RFCs ask for.
         fragment_ids: of IPv4 and IPv6: those of the packets that are cut up begin
             behind them; None: anywhere. For tests.
@@ -134,9 +174,14 @@ class Lwaftr(App):
         config: LwaftrConfig,
         queue: Queue,
         *,
+        share: Share = Share(),
         compat: bool = False,
         fragment_ids: tuple[int, int] | None = None,
     ) -> None:
+        check_range("share", share.index, 0, share.count - 1)
+        check_range("shares", share.count, 1, lib.SPREAD_MAX_OUTPUTS)
+        self._share = share
+        self._queue = queue
         self._fragment_ids = fragment_ids
         self._interfaces = (config.external, config.internal)
         #: What `config` points to.
@@ -153,6 +198,8 @@ class Lwaftr(App):
                 "flow_label": config.internal.flow_label & 0xFFFFF,
                 "hairpinning": config.internal.hairpinning,
                 "compat": compat,
+                "worker": share.index,
+                "worker_bits": (share.count - 1).bit_length(),
             },
         )
 
@@ -173,13 +220,13 @@ class Lwaftr(App):
             },
         )
         self._keep.append(neighbor)
-        limit = interface.error_rate_limiting
+        packets, period = self._share.of_rate(interface.error_rate_limiting)
         return {
             "neighbor": neighbor,
             "ingress": self._filter(interface.ingress_filter),
             "egress": self._filter(interface.egress_filter),
-            "error_period": int(limit.period * 10**9),
-            "error_packets": limit.packets,
+            "error_period": int(period * 10**9),
+            "error_packets": packets,
             "mtu": interface.mtu,
             "max_fragments": interface.reassembly.max_fragments_per_packet,
             "vlan": queue.vlan_tag or 0,
@@ -197,7 +244,12 @@ class Lwaftr(App):
 
     def open(self, resources: Resources) -> None:
         """Make room for fragments and for what is learnt of the next hops."""
-        npackets = resources.pool.npackets[lib.PACKET_SMALL]
+        npackets = resources.pool.npackets[lib.PACKET_SMALL] // self._share.count
+        if self._share.count > 1:
+            # Of other addresses it is another one: nothing old is told.
+            key = f"next hops of {self._queue}"
+            self.next_hops = resources.borrow(key, _NextHops, shared=True)
+            self.config.next_hops = self.next_hops.struct
         #: Everything behind `state`.
         self.kept = _State(self.config, self._interfaces, npackets, self._fragment_ids)
         self.state = self.kept.struct

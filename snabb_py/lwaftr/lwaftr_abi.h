@@ -38,7 +38,9 @@ struct lwaftr_config {
     uint32_t flow_label;
     uint8_t hairpinning;
     uint8_t compat; /* as Snabb has it, where that is not what the RFCs say */
-    uint8_t reserved[2];
+    uint8_t worker; /* of several: the first one (0) asks for next hops */
+    uint8_t worker_bits; /* of an IPv6 fragment's identification, to tell them apart */
+    struct next_hops *next_hops; /* known to all of them; NULL: it is the only one */
 };
 
 /* Packets on their way out, put on the link a burst at a time. */

@@ -44,13 +44,19 @@ static const enum lwaftr_counter out_whole[] = {LWAFTR_OUT_IPV4_FRAG_NOT,
 static const enum lwaftr_counter out_fragments[] = {LWAFTR_OUT_IPV4_FRAG,
                                                     LWAFTR_OUT_IPV6_FRAG};
 
+/* Of one tunnel other workers may send fragments, too: theirs are others. */
+static uint32_t next_ipv6_id(struct lwaftr *lw)
+{
+    return ++lw->ipv6_id << lw->config->worker_bits | lw->config->worker;
+}
+
 /* Cut a frame up that is too long for its side. Returns how many pieces there are. */
 static int cut(struct lwaftr *lw, uint32_t side, struct packet *packet,
                struct packet **pieces)
 {
     uint32_t mtu = lw->config->side[side].mtu;
     if (side == LWAFTR_V6)
-        return fragment_ipv6(lw->freelist, packet, mtu, ++lw->ipv6_id, pieces,
+        return fragment_ipv6(lw->freelist, packet, mtu, next_ipv6_id(lw), pieces,
                              FRAGMENTS_MAX);
     return fragment_ipv4(lw->freelist, packet, mtu, (uint16_t)++lw->ipv4_id,
                          lw->config->compat, pieces, FRAGMENTS_MAX);
@@ -121,6 +127,19 @@ static void send_waiting(struct lwaftr *lw, uint32_t side)
         for (uint32_t i = 0; i < n; i++)
             lwaftr_output(lw, side, packets[i]);
     }
+}
+
+void lwaftr_share_next_hops(struct lwaftr *lw)
+{
+    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++) {
+        uint64_t *told = &lw->config->next_hops->told[side];
+        if (lwaftr_is_told(lw))
+            neighbor_heed(lw->neighbor[side], lw->config->side[side].neighbor, told);
+        else
+            neighbor_tell(lw->neighbor[side], told);
+        send_waiting(lw, side);
+    }
+    lwaftr_flush(lw);
 }
 
 /* ---- in -------------------------------------------------------------------- */

@@ -336,8 +336,10 @@ int neighbor_input_ndp(struct neighbor *neighbor, const struct neighbor_config *
         frame[ND_MESSAGE] > ND_LAST)
         return NEIGHBOR_PASS;
     uint8_t type = frame[ND_MESSAGE];
-    if (type != ND_SOLICIT && type != ND_ADVERTISE)
+    if (type != ND_SOLICIT && type != ND_ADVERTISE) {
+        counters[LWAFTR_DROP_ROUTER_NDP_PACKETS]++;
         return NEIGHBOR_CONSUMED;
+    }
     uint32_t size = load_be16(ip + IPV6_PAYLOAD_LENGTH);
     /* What is not of this link, or is broken (7.1.1, 7.1.2). */
     if (size < ND_MIN_SIZE || size > packet->length - ND_MESSAGE ||
@@ -417,6 +419,32 @@ struct packet *neighbor_tick(struct neighbor *neighbor,
         return NULL;
     step(neighbor, now);
     return ask(neighbor, config, neighbor->state == NEIGHBOR_PROBE, freelist, counters);
+}
+
+/* ---- several workers ----------------------------------------------------- */
+
+static const uint64_t IS_TOLD = 1ull << 48; /* above a MAC address */
+
+/* Relaxed, here and there: the word is all there is to see. */
+void neighbor_tell(const struct neighbor *neighbor, uint64_t *told)
+{
+    uint64_t word = 0;
+    if (neighbor_is_known(neighbor)) {
+        memcpy(&word, neighbor->ethernet, MAC_SIZE);
+        word |= IS_TOLD;
+    }
+    if (__atomic_load_n(told, __ATOMIC_RELAXED) != word)
+        __atomic_store_n(told, word, __ATOMIC_RELAXED);
+}
+
+void neighbor_heed(struct neighbor *neighbor, const struct neighbor_config *config,
+                   const uint64_t *told)
+{
+    uint64_t word = __atomic_load_n(told, __ATOMIC_RELAXED);
+    if (config->is_static)
+        return;
+    neighbor->state = word & IS_TOLD ? NEIGHBOR_STATIC : NEIGHBOR_INCOMPLETE;
+    memcpy(neighbor->ethernet, &word, MAC_SIZE);
 }
 
 /* ---- frames that wait ---------------------------------------------------- */

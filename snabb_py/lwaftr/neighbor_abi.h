@@ -33,6 +33,13 @@ struct neighbor {
     struct packet *waiting[1024];
 };
 
+/* Where the next hops of both sides are, told by the worker that asks for them to the
+ * others, which forward to them, too: a MAC address, and a bit that it is one. */
+struct next_hops {
+    uint64_t told[2];
+    uint64_t reserved[6];
+};
+
 enum {                 /* what became of a frame */
     NEIGHBOR_PASS,     /* not for neighbours: it goes on */
     NEIGHBOR_CONSUMED, /* free it; the next hop may have become known */
@@ -68,6 +75,13 @@ bool neighbor_wait(struct neighbor *neighbor, struct packet *packet);
 /* Once the next hop is known: take up to max of the frames that waited, the first
  * first, addressed. Returns how many. */
 uint32_t neighbor_release(struct neighbor *neighbor, struct packet **out, uint32_t max);
+
+/* Tell other workers where the next hop is. */
+void neighbor_tell(const struct neighbor *neighbor, uint64_t *told);
+/* Take over what another worker knows of the next hop; for who never calls
+ * neighbor_tick(). */
+void neighbor_heed(struct neighbor *neighbor, const struct neighbor_config *config,
+                   const uint64_t *told);
 
 /* Free the frames that wait. Returns how many. */
 uint32_t neighbor_retire(struct neighbor *neighbor, struct freelist *freelist);

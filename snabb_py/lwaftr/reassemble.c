@@ -20,7 +20,7 @@
 #include "snabb_py/engine/wire.h"
 
 #include "snabb_py/lwaftr/counters.h"
-#include "snabb_py/lwaftr/reassembly_table.h"
+#include "snabb_py/lwaftr/reassemble.h"
 #include "snabb_py/lwaftr/tunnelled.h"
 
 enum {
@@ -379,13 +379,20 @@ static struct packet *drop(struct freelist *freelist, struct packet *packet,
     return NULL;
 }
 
+/* Take a datagram out; its packet is the caller's. */
+static struct packet *remove_entry(struct reassembler *r, struct reassembly *entry)
+{
+    datagram_remove(&r->table, entry);
+    return entry->packet;
+}
+
 /* A datagram can no longer become whole. */
 static struct packet *fail(struct reassembler *r, struct freelist *freelist,
                            struct reassembly *entry, struct packet *packet,
                            uint64_t *counters)
 {
     if (entry)
-        packet_free(freelist, reassembly_remove(r, entry));
+        packet_free(freelist, remove_entry(r, entry));
     return drop(freelist, packet, &counters[names_of[r->kind].invalid]);
 }
 
@@ -399,11 +406,11 @@ static struct packet *begin(struct reassembler *r, struct freelist *freelist,
         return fail(r, freelist, NULL, packet, counters);
     uint8_t *payload = packet->data + header;
     memmove(payload + fragment->start, payload, n);
-    if (r->nentries == r->capacity)
-        drop(freelist, reassembly_remove(r, reassembly_victim(r)),
+    if (r->table.n == r->table.capacity)
+        drop(freelist, remove_entry(r, datagram_victim(&r->table)),
              &counters[names_of[r->kind].evicted]);
     struct reassembly *entry =
-        reassembly_insert(r, fragment->key, fragment->subscriber, now);
+        datagram_insert(&r->table, fragment->key, fragment->subscriber, now);
     entry->packet = packet;
     entry->header = (uint16_t)header;
     entry->received = entry->highest = entry->length = entry->nranges = 0;
@@ -447,7 +454,7 @@ static struct packet *add(struct reassembler *r, struct freelist *freelist,
     counters[names->reassembled]++;
     uint32_t length = entry->highest;
     header = entry->header;
-    return finish(r, reassembly_remove(r, entry), header, length);
+    return finish(r, remove_entry(r, entry), header, length);
 }
 
 static struct packet *take(struct reassembler *r, struct freelist *freelist,
@@ -461,7 +468,7 @@ static struct packet *take(struct reassembler *r, struct freelist *freelist,
         counters[names->reassembled]++;
         return finish(r, packet, fragment->header, fragment->end);
     }
-    struct reassembly *entry = reassembly_find(r, fragment->key);
+    struct reassembly *entry = datagram_find(&r->table, fragment->key);
     if (!is_sound(r, fragment))
         return fail(r, freelist, entry, packet, counters);
     if (!entry)
@@ -535,24 +542,52 @@ uint32_t reassembler_tick(struct reassembler *reassembler, struct freelist *free
 {
     struct reassembler *r = reassembler;
     const struct names *names = &names_of[r->kind];
-    uint32_t nexpired = 0;
-    if (r->timeout == 0 || r->nentries == 0)
-        return 0;
-    for (uint32_t i = 0; i < SWEEP && max > 0; i++, r->swept++) {
-        struct reassembly_queue *queue = &r->queues[r->swept % REASSEMBLY_QUEUES];
-        for (; queue->n > 0 && max > 0; max--) {
-            struct reassembly *entry = reassembly_at(r, queue->oldest);
-            if (entry->deadline > now)
-                break;
-            counters[names->invalid]++;
-            counters[names->timeout]++;
-            struct packet *first = r->compat ? NULL : restore_first(entry);
-            struct packet *packet = reassembly_remove(r, entry);
-            if (first)
-                expired[nexpired++] = first;
-            else
-                packet_free(freelist, packet);
-        }
+    struct reassembly *entry;
+    uint32_t nexpired = 0, nqueues = SWEEP;
+    while (max > 0 && (entry = datagram_expired(&r->table, now, &nqueues))) {
+        counters[names->invalid]++;
+        counters[names->timeout]++;
+        struct packet *first = r->compat ? NULL : restore_first(entry);
+        struct packet *packet = remove_entry(r, entry);
+        if (first)
+            expired[nexpired++] = first;
+        else
+            packet_free(freelist, packet);
+        max--;
     }
+    if (max == 0) /* the next one's turn */
+        r->table.swept++;
     return nexpired;
+}
+
+/* ---- life ---------------------------------------------------------------- */
+
+uint64_t reassembler_memory_needed(uint32_t capacity)
+{
+    return datagram_table_memory_needed(sizeof(struct reassembly), capacity);
+}
+
+void reassembler_init(struct reassembler *reassembler, uint8_t *memory, uint32_t kind,
+                      uint32_t capacity, uint32_t max_fragments, uint64_t timeout,
+                      const uint64_t *seed, bool compat)
+{
+    datagram_table_init(&reassembler->table, memory, sizeof(struct reassembly), capacity,
+                        timeout, seed);
+    reassembler->max_fragments = min_u32(max_fragments, REASSEMBLY_MAX_FRAGMENTS);
+    reassembler->kind = kind;
+    reassembler->compat = compat;
+}
+
+uint32_t reassembler_retire(struct reassembler *reassembler, struct freelist *freelist)
+{
+    struct datagram_table *table = &reassembler->table;
+    uint32_t n = table->n;
+    while (table->n > 0)
+        packet_free(freelist, remove_entry(reassembler, datagram_victim(table)));
+    return n;
+}
+
+uint32_t reassembler_held(const struct reassembler *reassembler)
+{
+    return reassembler->table.n;
 }

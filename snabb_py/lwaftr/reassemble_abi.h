@@ -1,13 +1,11 @@
 /* Reassembly of IPv4, IPv6 and tunnelled IPv4 datagrams; see reassemble.c.
  *
  * All fragments of a datagram must come to one reassembler, that is to one worker:
- * whoever spreads packets over workers must hash fragments by addresses alone (for
- * tunnelled ones: the outer addresses), first ones too. Their order does not matter.
+ * spread.c sees to it. Their order does not matter.
  */
 
 enum {
     REASSEMBLY_MAX_FRAGMENTS = 128, /* more are never taken for one datagram */
-    REASSEMBLY_QUEUES = 256,
     REASSEMBLY_IPV4 = 0, /* reassembler.kind */
     REASSEMBLY_IPV6 = 1,
     REASSEMBLY_TUNNELLED = 2 /* IPv4 fragments in whole IPv6 packets */
@@ -19,52 +17,29 @@ struct reassembly_range {
     uint16_t end;
 };
 
-/* A datagram of which fragments have come. Indices are + 1; 0: none. */
+/* A datagram of which fragments have come. */
 struct reassembly {
-    uint64_t key[5];
-    uint64_t deadline;
+    struct datagram datagram;
     /* The first fragment to come; the others are copied into its slot: payload byte i is
      * at data + header + i. */
     struct packet *packet;
-    uint32_t next;  /* in its bucket; of free ones: the next free one */
-    uint32_t newer; /* in its queue */
-    uint32_t older;
     uint16_t header;   /* bytes of the frame in front of the payload */
     uint16_t received; /* payload bytes */
     uint16_t highest;  /* end of the furthest fragment */
     uint16_t length;   /* of the whole payload; 0: the last fragment has not come */
     uint16_t nranges;
-    uint16_t queue;
-    uint64_t reserved[2];
+    uint16_t reserved[3];
     struct reassembly_range ranges[128]; /* in order, disjoint */
-    uint64_t reserved1[4];
-};
-
-/* The datagrams of one subscriber, or of a few: of those whose address, on his side of
- * the fragments, has one keyed hash. The oldest is the next to expire. */
-struct reassembly_queue {
-    uint32_t oldest;
-    uint32_t newest;
-    uint32_t n;
+    uint64_t reserved1[5];
 };
 
 /* One for each side of a worker. */
 struct reassembler {
-    struct reassembly *entries;
-    uint32_t *buckets;
-    uint64_t seed[2];
-    uint64_t timeout; /* ns; 0: never */
-    uint32_t mask;    /* buckets - 1, they are a power of two */
-    uint32_t capacity;
+    struct datagram_table table; /* of struct reassembly; each holds a packet */
     uint32_t max_fragments;
     uint32_t kind;
-    uint32_t compat;   /* as Snabb has it */
-    uint32_t nentries; /* each holds a packet */
-    uint32_t nfresh;   /* entries that were ever in use */
-    uint32_t free;
-    uint32_t swept;   /* queue where the next tick goes on */
-    uint32_t longest; /* queue that has had the most datagrams */
-    struct reassembly_queue queues[256];
+    uint32_t compat; /* as Snabb has it */
+    uint32_t reserved;
 };
 
 /* Bytes that a reassembler of so many datagrams needs besides its struct. */

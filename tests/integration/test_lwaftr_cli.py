@@ -3,7 +3,9 @@
 import json
 import os
 import subprocess
+import sys
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,45 @@ def test_run_on_a_stick() -> None:
     assert packets(summary, "out-ipv4") == packets(summary, "out-ipv6") == 10000
 
 
+@pytest.mark.parametrize("stick", [False, True])
+def test_run_on_several_workers(
+    stick: bool, made_up: list[Path], tmp_path: Path
+) -> None:
+    """What comes in on one interface is all workers', and comes out whole."""
+    conf, v4, v6 = made_up
+    if stick:
+        both = frames_in(v4.read_bytes()) + frames_in(v6.read_bytes())
+        (tmp_path / "in.pcap").write_bytes(classic(both))
+        words = ["--on-a-stick", f"pcap:{tmp_path}/in.pcap,{tmp_path}/out.pcap"]
+    else:
+        words = ["--v4", f"pcap:{v4},{tmp_path}/v4", "--v6", f"pcap:{v6},{tmp_path}/v6"]
+    summary = carry("--conf", conf, *words, "--workers", 3)
+    assert [d["drops"] for d in summary["directions"]] == [{}] * (1 if stick else 2)
+    for direction in summary["directions"]:
+        assert direction["forwarded"] == direction["offered"]
+    assert packets(summary, "out-ipv4") == packets(summary, "out-ipv6") == 640
+    assert len(summary["workers"]) == 3
+
+
+def test_run_software_cards_on_several_workers() -> None:
+    summary = carry("--bt", TABLE, "--workers", 2, "--duration", 0.5)
+    for direction in summary["directions"]:
+        assert direction["forwarded"] > 0
+        assert direction["drops"] == {}
+
+
+def test_run_on_several_workers_names_what_it_drops(
+    made_up: list[Path], tmp_path: Path
+) -> None:
+    _, v4, v6 = made_up
+    words = ["--v4", f"pcap:{v4}", "--v6", f"pcap:{v6},{tmp_path}/v6"]
+    summary = carry("--conf", CONF, *words, "--workers", 2)
+    encap, decap = summary["directions"]
+    assert encap["drops"]["drop-no-dest-softwire-ipv4-packets"] == 640
+    assert decap["drops"]["drop-no-source-softwire-ipv6-packets"] == 640
+    assert packets(summary, "drop-all-ipv4-iface") == 640
+
+
 def test_run_names_what_it_drops(made_up: list[Path], tmp_path: Path) -> None:
     """Foreign softwires: each side's drops, by counter, and the run's own end."""
     _, v4, v6 = made_up
@@ -279,9 +320,14 @@ def test_run_of_one_side_only(made_up: list[Path]) -> None:
         (["--bt", TABLE, "--v4-mac", "2:3"], '"2:3" is no MAC address'),
         (["--bt", TABLE, "--v4", "sim,flows=3", "--v6", "sim"], "the binding table's"),
         (["--bt", "nowhere"], "nowhere"),
+        (["--bt", TABLE, "--workers", 3, "--cpu", "0,1"], "each worker has one"),
+        (
+            ["--bt", TABLE, "--on-a-stick", "sim,inline", "--workers", 2],
+            "its time is that of one worker",
+        ),
     ],
 )
-def test_run_refuses(arguments: list[str | Path], expected: str) -> None:
+def test_run_refuses(arguments: list[str | int | Path], expected: str) -> None:
     result = call("run", *arguments)
     assert result.returncode in {1, 2}
     assert expected in result.stderr
@@ -307,6 +353,73 @@ def test_run_asks_the_kernel() -> None:
         host("ip", "route", "del", "default")
         with pytest.raises(AssertionError, match="--v4-next-hop is missing"):
             host(*command, *options)
+
+
+def veth(ours: Host, theirs: Host, name: str, *addresses: str) -> None:
+    """Join two hosts by a cable; `theirs` gets addresses on it."""
+    ours("ip", "link", "add", name, "type", "veth", "peer", name, "netns", theirs.name)
+    ours("ip", "link", "set", name, "up")
+    theirs("ip", "link", "set", name, "up")
+    for address in addresses:
+        at_once = ["nodad"] if ":" in address else []
+        theirs("ip", "addr", "add", address, "dev", name, *at_once)
+
+
+SEND = """
+import socket
+for peer in range(100, 108):
+    with socket.socket(type=socket.SOCK_DGRAM) as s:
+        s.bind((f"198.18.0.{peer}", 2000))
+        for _ in range(20):
+            s.sendto(bytes(100), ("198.51.100.1", 5000))
+"""
+
+
+@pytest.mark.need("root", "netns", "ping")
+def test_several_workers_have_one_linux_neighbour() -> None:
+    """It is asked once, gets one answer, and what each worker sends."""
+    with ExitStack() as stack:
+        aftr, other = Host(1), Host(2)
+        stack.callback(aftr.close)
+        stack.callback(other.close)
+        hosts = [f"198.18.0.{peer}/24" for peer in (254, *range(100, 108))]
+        veth(aftr, other, "v4", *hosts)
+        veth(aftr, other, "v6", "2001:db8::fe/64")
+        other("ip", "route", "add", "198.51.100.0/24", "via", "198.18.0.1")
+        process = aftr.start(
+            *SNABB, "lwaftr", "run", "--bt", str(TABLE), "--workers", "2", "--json",
+            *("--v4", "raw:v4", "--v4-address", "198.18.0.1"),
+            *("--v4-mac", "02:00:00:00:00:04", "--v4-next-hop", "198.18.0.254"),
+            *("--v6", "raw:v6", "--v6-address", "2001:db8::1"),
+            *("--v6-mac", "02:00:00:00:00:06", "--v6-next-hop", "2001:db8::fe"),
+            "--interval", "0.1",
+        )  # fmt: skip
+        try:
+            assert process.stdout
+            assert process.stdout.readline()
+            for address in ("198.18.0.1", "2001:db8::1"):
+                other("ip", "neigh", "flush", "all")
+                pings = other("ping", "-c", "3", "-i", "0.1", "-w", "9", address)
+                assert "3 received" in pings
+                assert "DUP" not in pings
+            other(sys.executable, "-c", SEND)
+            seen: list[int] = []
+            for line in islice(process.stdout, 100):
+                seen.append(json.loads(line)["directions"][0]["forwarded"])
+                if seen[-1] >= 160 and seen[-5:] == [seen[-1]] * 5:
+                    break
+            process.terminate()
+            summary = json.loads(process.communicate(timeout=20)[0].splitlines()[-1])
+        finally:
+            process.kill()
+            process.wait()
+        counters = summary["counters"]
+        assert counters["in-ipv4-packets"] == counters["out-ipv6-packets"] == 160
+        for asked, answered in (("arp-request", "arp-reply"), ("ndp-ns", "ndp-na")):
+            asks = counters[f"in-{asked}-packets"]
+            assert 0 < counters[f"out-{answered}-packets"] <= asks
+        assert counters["out-arp-request-packets"] <= 2
+        assert counters["out-ndp-ns-packets"] <= 2
 
 
 def interface(stack: ExitStack) -> Host:
@@ -362,9 +475,11 @@ def test_run_wants_the_mtu_of_ipv6() -> None:
 # -- query ---------------------------------------------------------------------
 
 
-def test_query() -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_query(workers: str) -> None:
+    command = [*SNABB, "lwaftr", "run", "--bt", str(TABLE), "--workers", workers]
     process = subprocess.Popen(
-        [*SNABB, "lwaftr", "run", "--bt", TABLE, "--json", "--interval", "0.1"],
+        [*command, "--json", "--interval", "0.1"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
@@ -382,6 +497,8 @@ def test_query() -> None:
         text = call("query", "--pid", pid).stdout
         assert text.startswith(f"process {pid}\n")
         assert "in-ipv4-packets" in text
+        held = call("query", "--pid", pid, "--json", "fragments-held").stdout
+        assert json.loads(held)["counters"] == {"fragments-held": 0}
         assert "drop-no-dest-softwire" not in text
     finally:
         process.terminate()

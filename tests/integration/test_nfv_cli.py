@@ -426,14 +426,13 @@ def test_benchmark(tmp_path: Path, workers: str) -> None:
 
 
 @pytest.mark.need("qemu", "ping", "iperf3")
-@pytest.mark.parametrize("trunk", TRUNKS)
-def test_linux_in_qemu(tmp_path: Path, trunk: str) -> None:
-    """With the arguments that `nfv qemu` prints, stock drivers, and offloads."""
+def test_linux_in_qemu(tmp_path: Path) -> None:
+    """With the arguments that `nfv qemu` prints; nfv_guests is the same at a card."""
     text = toml(
         port("A", A, vlan=43, queues=2, mtu=1400),
         port("B", B, vlan=43, disable_mrg_rxbuf=True, egress_filter="arp or ip"),
     )
-    with traffic(tmp_path, trunk, text) as program, ExitStack() as stack:
+    with traffic(tmp_path, "null", text) as program, ExitStack() as stack:
         guests = []
         for name, address in (("A", "10.0.0.1"), ("B", "10.0.0.2")):
             done = call("qemu", program.conf, tmp_path / "%s.sock", name)

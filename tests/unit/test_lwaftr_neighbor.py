@@ -11,6 +11,8 @@ from scapy.layers.inet6 import (
     ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6ND_RA,
+    ICMPv6ND_Redirect,
+    ICMPv6ND_RS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
@@ -297,9 +299,16 @@ def test_what_is_no_neighbor_discovery() -> None:
         assert neighbor.hear(frame[:20] + b"\x11" + frame[21:]) == PASS
         assert neighbor.hear(frame[:54] + b"\x80" + frame[55:]) == PASS
         assert neighbor.hear(REPLY4 + bytes(30)) == PASS
-        advertisement = Ether() / IPv6(src=HOP6, dst="ff02::1") / ICMPv6ND_RA()
-        assert neighbor.hear(advertisement) == CONSUMED
         assert neighbor.counted == {}
+
+
+@pytest.mark.parametrize("message", [ICMPv6ND_RS, ICMPv6ND_RA, ICMPv6ND_Redirect])
+def test_what_is_said_about_routers(message: type[Packet]) -> None:
+    """Who the next hop is, is configured."""
+    with Neighbor(is_ipv6=True) as neighbor:
+        frame = Ether() / IPv6(src=HOP6, dst="ff02::1") / message()
+        assert neighbor.hear(frame) == CONSUMED
+        assert neighbor.counted == {"drop-router-ndp": 1}
 
 
 # -- the next hop ------------------------------------------------------------

@@ -73,7 +73,7 @@ class Reassembler:
         self.now += ns
         expired = ffi.new("struct packet *[]", most)
         frames: list[bytes] = []
-        for _ in range(lib.REASSEMBLY_QUEUES // 16):
+        for _ in range(lib.DATAGRAM_QUEUES // 16):
             n = lib.reassembler_tick(
                 self.struct, self.bench.freelist, self.now, self.bench.counters,
                 expired, most,

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py._native import ffi, lib
+from snabb_py.cli.run import rates
 from snabb_py.engine import histogram, huge_pages, memory, shm
 from snabb_py.engine.control import LONGEST_REQUEST
 from snabb_py.engine.engine import Engine
@@ -445,3 +446,18 @@ def test_a_kernel_that_does_not_tell_is_an_error(
             ordinary.physical()
     finally:
         ordinary.close()
+
+
+@pytest.mark.parametrize(
+    ("mpps", "gbps", "shown"),
+    [
+        (0, 0, ("0 pps", "0 bps")),
+        (0.000012, 0.000008, ("12 pps", "8.000 kbps")),
+        (0.001, 0.5, ("1.000 kpps", "500.000 Mbps")),
+        (14.880952, 10, ("14.881 Mpps", "10.000 Gbps")),
+    ],
+)
+def test_rates_are_shown_whatever_they_are(
+    mpps: float, gbps: float, shown: tuple[str, str]
+) -> None:
+    assert rates({"mpps": mpps, "gbps": gbps}) == shown

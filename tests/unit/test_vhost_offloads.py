@@ -3,6 +3,10 @@
 Oracle: scapy, which builds each segment anew from its fields.
 """
 
+import contextlib
+import itertools
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,6 +199,47 @@ def test_segments_for_which_there_is_never_room(tmp_path: Path) -> None:
         wire.turn(2)
         assert [len(frame.data) for frame in take(wire.driver)] == [60]
         assert wire.counters["drop-rx-too-long"] == 1
+
+
+@contextlib.contextmanager
+def no_free(harness: Harness, length: int) -> Iterator[None]:
+    """Take all packets of a length's class away for a while."""
+    allocate = partial(lib.engine_packet_alloc, harness.freelist, length)
+    taken = list(itertools.takewhile(bool, iter(allocate, None)))
+    yield
+    for packet in taken:
+        lib.engine_packet_free(harness.freelist, packet)
+
+
+def test_no_packets_for_segments(tmp_path: Path) -> None:
+    sent = KINDS["a super-frame, IPv4"]
+    with Wire(tmp_path, features=FEATURES & ~GUEST) as wire:
+        wire.guest.start()
+        wire.port.send([sent.data], **sent.metadata)
+        with no_free(wire.port, lib.PACKET_SMALL_SIZE):
+            wire.turn(2)
+        assert wire.counters["drop-rx-no-packet"] == 1
+        wire.port.send([bytes(60)])
+        wire.turn()
+        assert [len(frame.data) for frame in take(wire.driver)] == [60]
+
+
+def test_no_packets_for_what_a_guest_sends(tmp_path: Path) -> None:
+    sent = KINDS["a super-frame, IPv4"]
+    with Wire(tmp_path, tx=LARGE) as wire:
+        wire.guest.start()
+        wire.driver.send([sent.data], **sent.metadata)
+        with no_free(wire.port, lib.PACKET_LARGE_SIZE):
+            wire.turn()
+        assert wire.counters["drop-tx-no-packet"] == 1
+        # Of small ones it is known beforehand, and the guest's frame waits.
+        wire.driver.send([bytes(60)])
+        with no_free(wire.port, lib.PACKET_SMALL_SIZE):
+            wire.turn()
+        assert take(wire.port) == []
+        assert wire.counters["tx-no-packet"] > 0
+        wire.turn()
+        assert take(wire.port) == [Frame(bytes(60), {})]
 
 
 #: Flags, gso_type, hdr_len, gso_size, csum_start, csum_offset: none fits 100 bytes.

@@ -1,0 +1,203 @@
+"""The app network of `snabb-py lwaftr run`, and what to count in it.
+
+One worker has an lwAFTR between the interfaces. Several have one each, and interfaces
+are shared out among them; what comes in on one is spread over all lwAFTRs:
+
+                       +---> lwaftr0 ---+
+    v4 ---> v4-spread -+                +-> v6-join ---> v6     and the same way back
+                       +---> lwaftr1 ---+
+"""
+
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+from snabb_py.apps.basic import Join, Silence
+from snabb_py.apps.traffic import Generator, Template
+from snabb_py.cli.card_wires import LEAST_SIZE, parse_sizes
+from snabb_py.cli.cards import parse_sim
+from snabb_py.cli.interfaces import Direction, Interface, Reading, attach
+from snabb_py.cli.lwaftr_ends import IPV4, IPV6
+from snabb_py.cli.lwaftr_options import app_drops
+from snabb_py.engine.config import Config, LinkSpec
+from snabb_py.engine.engine import Engine
+from snabb_py.errors import ConfigError
+from snabb_py.lwaftr.conf_types import LwaftrConfig
+from snabb_py.lwaftr.lwaftr import Lwaftr, LwaftrOnAStick, Share
+from snabb_py.lwaftr.made_up_traffic import Ends, from_b4s, from_internet
+from snabb_py.lwaftr.spread import Spread
+
+APP = "lwaftr"
+#: Softwires that a software card's wire carries packets of, at most.
+MADE_UP_SOFTWIRES = 16384
+#: Ports that packets come in by and leave by -> the side that they come from.
+WAYS = {("v4", "v6"): IPV4, ("v6", "v4"): IPV6}
+
+
+@dataclass(frozen=True)
+class LwaftrDirection(Direction):
+    """What comes in on one side, and what lwAFTRs drop of it.
+
+    Attributes:
+        lwaftrs: the apps.
+        ports: of theirs, that it comes in by and leaves by.
+        side: IPV4, IPV6, 0: both.
+    """
+
+    lwaftrs: tuple[str, ...] = ()
+    ports: tuple[str, str] = ("", "")
+    side: int = 0
+
+    def read(self, engine: Engine, *, is_last: bool = False) -> Reading:
+        """Return the counts as they are now; see `Direction`."""
+        reading = super().read(engine, is_last=is_last)
+        own = {
+            name: n
+            for name, n in app_drops(engine, self.lwaftrs).items()
+            if self.side in {0, side_of(name)}
+        }
+        lost = {
+            f"{spec} txdrop": n
+            for spec, link in engine.links.items()
+            if self._is_at_lwaftr(spec) and (n := link.counters["txdrop"])
+        }
+        return replace(reading, drops=reading.drops | own | lost)
+
+    def _is_at_lwaftr(self, spec: LinkSpec) -> bool:
+        source, target = self.ports
+        return (spec.to_app in self.lwaftrs and spec.to_port == source) or (
+            spec.from_app in self.lwaftrs and spec.from_port == target
+        )
+
+
+def side_of(counter: str) -> int:
+    """Return on which side the packets came in that a drop counter counts."""
+    is_ipv4 = any(word in counter for word in ("ipv4", "icmpv4", "-arp"))
+    is_v4 = is_ipv4 and "inner" not in counter
+    is_at_exit = any(word in counter for word in ("egress", "next-hop"))
+    return IPV4 if is_v4 != is_at_exit else IPV6
+
+
+def make_traffic(network: Config, interface: Interface, lw: LwaftrConfig) -> None:
+    """Let the generator on a software card's wire send what softwires carry."""
+    options = parse_sim(interface.word).options
+    foreign = {"flows", "ip", "vlan"} & options.keys()
+    if foreign:
+        raise ConfigError(
+            f'interface "{interface.word}": {", ".join(sorted(foreign))}: its packets '
+            "are the binding table's"
+        )
+    sizes = parse_sizes(options.get("size", "")) or (LEAST_SIZE,)
+    softwires = lw.binding_table.sample(MADE_UP_SOFTWIRES)
+    if not softwires:
+        raise ConfigError("the binding table is empty: no packets can be made from it")
+    queue = lw.instances[0].queues[0]
+    external, internal = (cable(end) for end in (queue.external, queue.internal))
+    v4 = from_internet(softwires, external, sizes)
+    v6 = from_b4s(softwires, internal, sizes)
+    both = chain.from_iterable(zip(v4, v6, strict=True))
+    frames = {"v4": v4, "v6": v6, "stick": both}
+    spec = network.apps[interface.entry]
+    del network.apps[interface.entry]
+    side = interface.transmit.partition(".")[0]
+    arguments = {**spec.args, "frames": [Template(f) for f in frames[side]]}
+    network.app(interface.entry, spec.cls, worker=spec.worker, **arguments)
+
+
+def cable(end: Any) -> Ends:
+    """Return the Ethernet addresses of what comes in at an end."""
+    return Ends(end.mac, end.next_hop_mac or bytes(6), end.vlan_tag)
+
+
+def add_lwaftrs(
+    network: Config,
+    lw: LwaftrConfig,
+    *,
+    on_a_stick: bool,
+    compat: bool,
+    nworkers: int,
+) -> tuple[str, ...]:
+    """Add an lwAFTR for each worker; return their names."""
+    cls = LwaftrOnAStick if on_a_stick else Lwaftr
+    arguments = {"config": lw, "queue": lw.instances[0].queues[0], "compat": compat}
+    names = [APP] if nworkers == 1 else [f"{APP}{i}" for i in range(nworkers)]
+    for i, name in enumerate(names):
+        network.app(name, cls, worker=i, share=Share(i, nworkers), **arguments)
+    return tuple(names)
+
+
+def join(
+    network: Config, port: str, end: Interface, worker: int, lwaftrs: tuple[str, ...]
+) -> None:
+    """Link an interface to this port of all lwAFTRs."""
+    source, target = end.receive or f"{port}-nothing.tx", end.transmit
+    if not end.receive:
+        network.app(f"{port}-nothing", Silence, worker=worker)
+    if len(lwaftrs) > 1:
+        network.app(f"{port}-spread", Spread, worker=worker)
+        network.link(f"{source} -> {port}-spread.rx")
+        network.app(f"{port}-join", Join, worker=worker)
+        network.link(f"{port}-join.tx -> {target}")
+    for i, app in enumerate(lwaftrs):
+        if len(lwaftrs) > 1:
+            source, target = f"{port}-spread.tx{i}", f"{port}-join.rx{i}"
+        network.link(f"{source} -> {app}.{port}")
+        network.link(f"{app}.{port} -> {target}")
+
+
+def build(
+    lw: LwaftrConfig,
+    words: dict[str, str],
+    *,
+    ring_size: int,
+    compat: bool,
+    nworkers: int = 1,
+) -> tuple[Config, list[LwaftrDirection]]:
+    """Return the app network and its directions.
+
+    Args:
+        lw: the config, with one queue.
+        words: interface by port: v4 and v6, or stick.
+        ring_size: of cards.
+        compat: see Lwaftr.
+        nworkers: with an lwAFTR each.
+
+    Raises:
+        ConfigError: an interface's word is wrong, or nothing comes from any.
+        DeviceError: there is no such card.
+    """
+    network = Config()
+    is_stick = "stick" in words
+    lwaftrs = add_lwaftrs(
+        network, lw, on_a_stick=is_stick, compat=compat, nworkers=nworkers
+    )
+    ends: dict[str, Interface] = {}
+    for number, (port, word) in enumerate(words.items()):
+        worker, before = number % nworkers, set(network.apps)
+        end = attach(
+            network, port, word, number=number, ring_size=ring_size, nworkers=nworkers
+        )
+        for app in network.apps.keys() - before:
+            if network.apps[app].worker is None:
+                network.place(app, worker)
+        if end.entry and issubclass(network.apps[end.entry].cls, Generator):
+            make_traffic(network, end, lw)
+        join(network, port, end, worker, lwaftrs)
+        ends[port] = replace(end, word=f"{word} ({port})")
+    ways = {("stick", "stick"): 0} if is_stick else WAYS
+    directions = [
+        LwaftrDirection(
+            ends[source], ends[target], between(source, target, lwaftrs),
+            lwaftrs, (source, target), side,
+        )
+        for (source, target), side in ways.items()
+        if ends[source].receive
+    ]  # fmt: skip
+    if not directions:
+        raise ConfigError("nothing comes from any interface")
+    return network, directions
+
+
+def between(source: str, target: str, lwaftrs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the apps besides lwAFTRs between two ports."""
+    return (f"{source}-spread", f"{target}-join") if len(lwaftrs) > 1 else ()
