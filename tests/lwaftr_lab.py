@@ -95,7 +95,8 @@ class Lwaftr:
         options = ["--v6", "raw:v6", "--json", "--interval", "3600"]
         self.process = namespace.start(*command, *options, stderr=self._said)
         self._counters = runtime_directory() / str(self.process.pid) / "counters"
-        until(self._has_begun, "lwaftr run")
+        # Others may be busy with huge pages just now.
+        until(self._has_begun, "lwaftr run", seconds=60)
 
     def _has_begun(self) -> bool:
         assert self.process.poll() is None, self.said
@@ -177,10 +178,13 @@ class Lab:
         directory: for the config.
         has_conf: the lwAFTR's addresses are a config's, of which its kernel knows
             nothing; else they are asked of the kernel.
+        nworkers: of the lwAFTR.
         stack: what is to be undone.
     """
 
-    def __init__(self, directory: Path, *, has_conf: bool, stack: ExitStack) -> None:
+    def __init__(
+        self, directory: Path, *, has_conf: bool, nworkers: int, stack: ExitStack
+    ) -> None:
         self.has_conf = has_conf
         self.server, self.core, self.lwaftr = (namespace(stack) for _ in range(3))
         self.access, self.home, self.kernel = (namespace(stack) for _ in range(3))
@@ -194,9 +198,8 @@ class Lab:
         table, conf = directory / "binding.table", directory / "lwaftr.conf"
         table.write_text(TABLE)
         conf.write_text(CONF)
-        self.program = Lwaftr(
-            self.lwaftr, *(["--conf", str(conf)] if has_conf else ["--bt", str(table)])
-        )
+        options = ["--conf", str(conf)] if has_conf else ["--bt", str(table)]
+        self.program = Lwaftr(self.lwaftr, *options, "--workers", str(nworkers))
         stack.callback(self.program.kill)
 
     def _lay_internet(self) -> None:
@@ -290,7 +293,7 @@ class Lab:
 
 
 @contextmanager
-def lab(directory: Path, *, has_conf: bool) -> Iterator[Lab]:
+def lab(directory: Path, *, has_conf: bool, nworkers: int) -> Iterator[Lab]:
     """Make all of it; remove it in the end."""
     with ExitStack() as stack:
-        yield Lab(directory, has_conf=has_conf, stack=stack)
+        yield Lab(directory, has_conf=has_conf, nworkers=nworkers, stack=stack)

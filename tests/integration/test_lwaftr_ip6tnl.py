@@ -57,7 +57,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     card = ["-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"]
     card += ["-device", "virtio-net-pci,netdev=net"]
     with (
-        lab(tmp_path_factory.mktemp("lwaftr"), has_conf=True) as found,
+        lab(tmp_path_factory.mktemp("lwaftr"), has_conf=True, nworkers=1) as found,
         Guest(extra=card) as guest,
     ):
         found.adopt_guest(tap)

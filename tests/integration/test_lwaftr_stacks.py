@@ -47,12 +47,13 @@ IP_RECVERR = 11  # linux/in.h
 TOO_LONG = "drop-over-mtu-but-dont-fragment"
 
 
-@pytest.fixture(scope="module", params=["conf", "kernel's addresses"])
+@pytest.fixture(scope="module", params=[True, False], ids=["conf", "two workers"])
 def net(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
-    directory = tmp_path_factory.mktemp("lwaftr")
-    with lab(directory, has_conf=request.param == "conf") as net:
+    """With a config, or with what the kernel knows and two workers."""
+    directory, has_conf = tmp_path_factory.mktemp("lwaftr"), request.param
+    with lab(directory, has_conf=has_conf, nworkers=1 + (not has_conf)) as net:
         until(lambda: has_answer(net.client), "a ping of the client")
         until(lambda: has_answer(net.kernel), "a ping of the kernel")
         yield net
