@@ -152,6 +152,8 @@ def namespace(stack: ExitStack) -> Namespace:
     found = Namespace()
     stack.callback(found.close)
     found.ip("link set lo up")
+    # Routers would else tell one host of six errors, and then of one a second.
+    found("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
     return found
 
 

@@ -52,8 +52,12 @@ def ping_well(
 
 
 def hops(host: Namespace, *options: str) -> list[str]:
-    """Return who answers at each distance."""
-    text = host("traceroute", "-n", "-q", "1", "-w", "2", "-m", "6", *options)
+    """Return who answers at each distance.
+
+    One probe at a time: of several at once traceroute (2.1.2, -I) misses answers.
+    """
+    settings = ["-n", "-q", "1", "-N", "1", "-w", "3", "-m", "6"]
+    text = host("traceroute", *settings, *options)
     return [line.split()[1] for line in text.splitlines()[1:]]
 
 
