@@ -52,11 +52,11 @@ def ping_well(
 
 
 def hops(host: Namespace, *options: str) -> list[str]:
-    """Return who answers at each distance.
+    """Return who answers at each distance, of UDP or TCP.
 
-    One probe at a time: of several at once traceroute (2.1.2, -I) misses answers.
+    Of ICMP, traceroute 2.1.2 misses answers that have come, once in 200 times.
     """
-    settings = ["-n", "-q", "1", "-N", "1", "-w", "3", "-m", "6"]
+    settings = ["-n", "-q", "1", "-w", "3", "-m", "6"]
     text = host("traceroute", *settings, *options)
     return [line.split()[1] for line in text.splitlines()[1:]]
 

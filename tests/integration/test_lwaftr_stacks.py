@@ -146,10 +146,20 @@ def test_traceroute_from_the_internet(net: Lab, how: tuple[str, ...]) -> None:
 
 
 @pytest.mark.need("traceroute")
-@pytest.mark.parametrize("how", ["-I", "-T", "-U"])
+@pytest.mark.parametrize("how", ["-T", "-U"])
 def test_traceroute_to_the_internet(net: Lab, how: str) -> None:
     """The tunnel is one hop, which the B4 counts (RFC 2473, 3.1)."""
     assert hops(net.client, how, SERVER) == [HOME, CORE, SERVER]
+
+
+def test_pings_that_do_not_live_long(net: Lab) -> None:
+    """Errors about them find their way by the identifier that they quote."""
+    for ttl, hop in enumerate((HOME, CORE), start=1):
+        text = ping(net.client, SERVER, "-t", str(ttl), patience=1).text
+        assert f"From {hop} icmp_seq=1 Time to live exceeded" in text
+    options = ["-e", str(TRANSLATED.start + 300), "-t", "2"]
+    text = ping(net.server, SHARED, *options, patience=1).text
+    assert f"From {LWAFTR} icmp_seq=1 Time to live exceeded" in text
 
 
 @pytest.mark.need("traceroute")
