@@ -35,6 +35,16 @@ WAYS = {("v4", "v6"): IPV4, ("v6", "v4"): IPV6}
 
 
 @dataclass(frozen=True)
+class LwaftrReading(Reading):
+    """The same of an lwAFTR, which makes of packets more, or fewer, or others."""
+
+    @property
+    def lost(self) -> int:
+        """Packets that were dropped, ICMP errors of its own among them."""
+        return sum(self.drops.values())
+
+
+@dataclass(frozen=True)
 class LwaftrDirection(Direction):
     """What comes in on one side, and what lwAFTRs drop of it.
 
@@ -61,7 +71,8 @@ class LwaftrDirection(Direction):
             for spec, link in engine.links.items()
             if self._is_at_lwaftr(spec) and (n := link.counters["txdrop"])
         }
-        return replace(reading, drops=reading.drops | own | lost)
+        drops = reading.drops | own | lost
+        return LwaftrReading(**{**vars(reading), "drops": drops})
 
     def _is_at_lwaftr(self, spec: LinkSpec) -> bool:
         source, target = self.ports

@@ -413,6 +413,8 @@ def test_its_end(net: Lab) -> None:
     """All that was done to it has broken nothing, and nothing else was lost."""
     summary = net.program.end()
     assert summary["failures"] == []
+    for way in summary["directions"]:
+        assert way["lost"] == sum(way["drops"].values())
     reasons = {reason for way in summary["directions"] for reason in way["drops"]}
     assert [reason for reason in reasons if not EXPECTED.search(reason)] == []
     assert "drop-no-dest-softwire-ipv4-packets" in reasons
