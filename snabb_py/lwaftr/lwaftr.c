@@ -425,8 +425,9 @@ static struct lwaftr *begin(struct app *app)
     lw->out[LWAFTR_V6].link = app->output[is_on_a_stick(app) ? 0 : 1];
     if (unlikely(lw->serial != config->serial))
         take_config(lw, config);
-    if (config->next_hops)
-        lwaftr_share_next_hops(lw);
+    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++)
+        if (config->side[side].next_hop)
+            lwaftr_share_next_hop(lw, side);
     return lw;
 }
 

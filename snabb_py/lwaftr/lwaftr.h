@@ -121,7 +121,7 @@ static inline bool softwire_matches(const struct binding_table *table,
            ipv6_is_same(table->br[softwire->br], ipv6 + IPV6_DESTINATION);
 }
 
-/* Whether another worker asks for the next hops, and tells us. */
+/* Whether another worker asks for next hops, and tells us. */
 static inline bool lwaftr_is_told(const struct lwaftr *lw)
 {
     return lw->config->worker != 0;
@@ -147,8 +147,8 @@ void lwaftr_output(struct lwaftr *lw, uint32_t side, struct packet *packet);
 /* The same for one that is known to fit the MTU, without counting it as such. False: it
  * was filtered out. */
 bool lwaftr_output_whole(struct lwaftr *lw, uint32_t side, struct packet *packet);
-/* Tell the other workers where the next hops are, or be told. */
-void lwaftr_share_next_hops(struct lwaftr *lw);
+/* Tell the other workers where the next hop of a side is, or be told. */
+void lwaftr_share_next_hop(struct lwaftr *lw, uint32_t side);
 /* Put what is queued on the links. */
 void lwaftr_flush(struct lwaftr *lw);
 

@@ -63,11 +63,11 @@ class Share:
         return packets, limit.period * periods
 
 
-class _NextHops:
-    """Where the next hops are, for all shares of an lwAFTR: `struct next_hops`."""
+class _NextHop:
+    """Where the next hop of a side is, for all shares: `struct next_hop`."""
 
     def __init__(self) -> None:
-        self.struct: Any = new_aligned("struct next_hops *")
+        self.struct: Any = new_aligned("struct next_hop *")
 
     def close(self) -> None:
         """Nothing is to be given up but memory."""
@@ -181,7 +181,7 @@ class Lwaftr(App):
         check_range("share", share.index, 0, share.count - 1)
         check_range("shares", share.count, 1, lib.SPREAD_MAX_OUTPUTS)
         self._share = share
-        self._queue = queue
+        self._ends = (queue.external, queue.internal)
         self._fragment_ids = fragment_ids
         self._interfaces = (config.external, config.internal)
         #: What `config` points to.
@@ -245,11 +245,13 @@ class Lwaftr(App):
     def open(self, resources: Resources) -> None:
         """Make room for fragments and for what is learnt of the next hops."""
         npackets = resources.pool.npackets[lib.PACKET_SMALL] // self._share.count
-        if self._share.count > 1:
-            # Of other addresses it is another one: nothing old is told.
-            key = f"next hops of {self._queue}"
-            self.next_hops = resources.borrow(key, _NextHops, shared=True)
-            self.config.next_hops = self.next_hops.struct
+        for side, end in zip(self.config.side, self._ends, strict=True):
+            if self._share.count > 1 and end.next_hop_ip:
+                # Of other addresses it is another one: nothing old is told.
+                key = f"next hop: {end}"
+                next_hop = resources.borrow(key, _NextHop, shared=True)
+                self._keep.append(next_hop)
+                side.next_hop = next_hop.struct
         #: Everything behind `state`.
         self.kept = _State(self.config, self._interfaces, npackets, self._fragment_ids)
         self.state = self.kept.struct

@@ -18,6 +18,7 @@ struct lwaftr_filter {
 
 struct lwaftr_side {
     const struct neighbor_config *neighbor;
+    struct next_hop *next_hop; /* known to all of several workers; NULL: to each */
     struct lwaftr_filter ingress;
     struct lwaftr_filter egress;
     uint64_t error_period; /* ns */
@@ -40,7 +41,6 @@ struct lwaftr_config {
     uint8_t compat; /* as Snabb has it, where that is not what the RFCs say */
     uint8_t worker; /* of several: the first one (0) asks for next hops */
     uint8_t worker_bits; /* of an IPv6 fragment's identification, to tell them apart */
-    struct next_hops *next_hops; /* known to all of them; NULL: it is the only one */
 };
 
 /* Packets on their way out, put on the link a burst at a time. */

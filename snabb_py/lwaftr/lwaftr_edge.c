@@ -129,16 +129,14 @@ static void send_waiting(struct lwaftr *lw, uint32_t side)
     }
 }
 
-void lwaftr_share_next_hops(struct lwaftr *lw)
+void lwaftr_share_next_hop(struct lwaftr *lw, uint32_t side)
 {
-    for (uint32_t side = 0; side < LWAFTR_NSIDES; side++) {
-        uint64_t *told = &lw->config->next_hops->told[side];
-        if (lwaftr_is_told(lw))
-            neighbor_heed(lw->neighbor[side], lw->config->side[side].neighbor, told);
-        else
-            neighbor_tell(lw->neighbor[side], told);
-        send_waiting(lw, side);
+    if (!lwaftr_is_told(lw)) {
+        neighbor_tell(lw->neighbor[side], lw->config->side[side].next_hop);
+        return;
     }
+    neighbor_heed(lw->neighbor[side], lw->config->side[side].next_hop);
+    send_waiting(lw, side);
     lwaftr_flush(lw);
 }
 

@@ -426,23 +426,20 @@ struct packet *neighbor_tick(struct neighbor *neighbor,
 static const uint64_t IS_TOLD = 1ull << 48; /* above a MAC address */
 
 /* Relaxed, here and there: the word is all there is to see. */
-void neighbor_tell(const struct neighbor *neighbor, uint64_t *told)
+void neighbor_tell(const struct neighbor *neighbor, struct next_hop *next_hop)
 {
     uint64_t word = 0;
     if (neighbor_is_known(neighbor)) {
         memcpy(&word, neighbor->ethernet, MAC_SIZE);
         word |= IS_TOLD;
     }
-    if (__atomic_load_n(told, __ATOMIC_RELAXED) != word)
-        __atomic_store_n(told, word, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&next_hop->told, __ATOMIC_RELAXED) != word)
+        __atomic_store_n(&next_hop->told, word, __ATOMIC_RELAXED);
 }
 
-void neighbor_heed(struct neighbor *neighbor, const struct neighbor_config *config,
-                   const uint64_t *told)
+void neighbor_heed(struct neighbor *neighbor, const struct next_hop *next_hop)
 {
-    uint64_t word = __atomic_load_n(told, __ATOMIC_RELAXED);
-    if (config->is_static)
-        return;
+    uint64_t word = __atomic_load_n(&next_hop->told, __ATOMIC_RELAXED);
     neighbor->state = word & IS_TOLD ? NEIGHBOR_STATIC : NEIGHBOR_INCOMPLETE;
     memcpy(neighbor->ethernet, &word, MAC_SIZE);
 }

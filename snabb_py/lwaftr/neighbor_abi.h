@@ -33,11 +33,11 @@ struct neighbor {
     struct packet *waiting[1024];
 };
 
-/* Where the next hops of both sides are, told by the worker that asks for them to the
- * others, which forward to them, too: a MAC address, and a bit that it is one. */
-struct next_hops {
-    uint64_t told[2];
-    uint64_t reserved[6];
+/* Where a next hop is, told by the worker that asks for it to the others, which forward
+ * to it, too: a MAC address, and a bit that it is one. */
+struct next_hop {
+    uint64_t told;
+    uint64_t reserved[7]; /* of its cache line */
 };
 
 enum {                 /* what became of a frame */
@@ -77,11 +77,9 @@ bool neighbor_wait(struct neighbor *neighbor, struct packet *packet);
 uint32_t neighbor_release(struct neighbor *neighbor, struct packet **out, uint32_t max);
 
 /* Tell other workers where the next hop is. */
-void neighbor_tell(const struct neighbor *neighbor, uint64_t *told);
-/* Take over what another worker knows of the next hop; for who never calls
- * neighbor_tick(). */
-void neighbor_heed(struct neighbor *neighbor, const struct neighbor_config *config,
-                   const uint64_t *told);
+void neighbor_tell(const struct neighbor *neighbor, struct next_hop *next_hop);
+/* Take over what another worker knows of it; for who never calls neighbor_tick(). */
+void neighbor_heed(struct neighbor *neighbor, const struct next_hop *next_hop);
 
 /* Free the frames that wait. Returns how many. */
 uint32_t neighbor_retire(struct neighbor *neighbor, struct freelist *freelist);

@@ -15,13 +15,17 @@ from typing import Any, Self
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.l2 import Ether
 
 from snabb_py._native import lib
-from snabb_py.apps.basic import Join
+from snabb_py.apps.basic import Join, Source
 from snabb_py.apps.traffic import Checker, Generator, Template
 from snabb_py.cli.forward import is_done
 from snabb_py.cli.interfaces import Interface
+from snabb_py.cli.lwaftr_ends import on_one_queue
 from snabb_py.cli.lwaftr_network import add_lwaftrs, build, join
+from snabb_py.cli.lwaftr_options import app_drops
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.memory import Pool
@@ -173,16 +177,46 @@ def test_flows_are_in_order_and_whole(
 
 # -- while the binding table changes ---------------------------------------------
 
+NEXT4, NEXT6 = IPv4Address("10.10.10.1"), IPv6Address("fc00::1")
+ROUTER, OTHER = (bytes.fromhex(f"0200000003{n}") for n in ("01", "02"))
+
+
+def asking(lwaftr: LwaftrConfig) -> LwaftrConfig:
+    """Return the same with next hops that are asked for."""
+    (queue,) = lwaftr.instances[0].queues
+    ends = [
+        replace(end, next_hop_ip=next_hop, next_hop_mac=None)
+        for end, next_hop in ((queue.external, NEXT4), (queue.internal, NEXT6))
+    ]
+    return on_one_queue(lwaftr, *ends)
+
+
+def arp(operation: int, mac: bytes, target: IPv4Address) -> bytes:
+    """Return ARP from the next hop (RFC 826)."""
+    kind = bytes.fromhex("0806 0001 0800 06 04") + operation.to_bytes(2, "big")
+    return b"\xff" * 6 + mac + kind + mac + NEXT4.packed + bytes(6) + target.packed
+
+
+def advertisement(mac: bytes, target: IPv6Address) -> bytes:
+    """Return an answer of the next hop (RFC 4861, 4.4)."""
+    text = mac.hex(":")
+    message = ICMPv6ND_NA(tgt=str(NEXT6)) / ICMPv6NDOptDstLLAddr(lladdr=text)
+    return bytes(Ether(src=text) / IPv6(src=str(NEXT6), dst=str(target)) / message)
+
 
 def add_side(network: Config, side: str, frames: list[bytes], worker: int) -> Interface:
-    """Add an interface: a generator for each flow, a checker of all."""
+    """Add an interface: a generator for each flow, a checker of all, a next hop."""
     network.app(f"{side}-in", Join, worker=worker)
     network.app(f"{side}-out", Checker, worker=worker)
+    network.app(
+        f"{side}-hop", Source, worker=worker, frame=ANSWERS[side], rate_pps=1000
+    )
+    network.link(f"{side}-hop.tx -> {side}-in.hop")
     for i, frame in enumerate(frames):
         name = f"{side}-flow{i}"
         network.app(
             name, Generator, worker=worker, frames=[Template(frame)], stream=i,
-            rate_pps=20000,
+            rate_pps=5000,
         )  # fmt: skip
         network.link(f"{name}.tx -> {side}-in.rx{i}")
     return Interface(side, f"{side}-in.tx", f"{side}-out.rx")
@@ -193,12 +227,18 @@ def stamped(flow: int) -> bytes:
     return udp(flow, 0, 60)
 
 
-def network_of(lwaftr: LwaftrConfig) -> Config:
+ANSWERS = {
+    "v4": arp(2, ROUTER, IPv4Address("10.10.10.10")),
+    "v6": advertisement(ROUTER, IPv6Address(BR)),
+}
+
+
+def network_of(lwaftr: LwaftrConfig, nflows: int) -> Config:
     network = Config()
     apps = add_lwaftrs(
         network, lwaftr, on_a_stick=False, compat=False, nworkers=WORKERS
     )
-    peers = [f"203.0.113.{flow}" for flow in range(1, 13)]
+    peers = [f"203.0.113.{flow}" for flow in range(1, nflows + 1)]
     v4 = [
         ethernet(ipv4(stamped(i), src=peer, dst=ADDRESS))
         for i, peer in enumerate(peers)
@@ -213,49 +253,51 @@ def network_of(lwaftr: LwaftrConfig) -> Config:
     return network
 
 
-def test_a_new_binding_table_disturbs_no_flow(tmp_path: Path) -> None:
+def knows_next_hops(app: Any) -> bool:
+    return all(n.state != lib.NEIGHBOR_INCOMPLETE for n in app.state.neighbor)
+
+
+@pytest.mark.parametrize("is_asking", [False, True])
+def test_a_new_binding_table_disturbs_no_flow(is_asking: bool, tmp_path: Path) -> None:
+    make = asking if is_asking else replace
+    lwaftrs = [f"lwaftr{i}" for i in range(WORKERS)]
     with Engine(workers=WORKERS, packets=32768, huge=False) as engine:
-        for naddresses in range(1, 9):
-            actions = engine.commit(network_of(configure(tmp_path, naddresses)))
-            assert naddresses == 1 or actions.reconfigure == ["lwaftr0", "lwaftr1"]
-            assert naddresses == 1 or not actions.restart
+        engine.commit(network_of(make(configure(tmp_path, 1)), 0))
+        apps = [engine.apps[name].instance for name in lwaftrs]
+        engine.main(duration=20, done=lambda: all(map(knows_next_hops, apps)))
+        for naddresses in range(2, 9):
+            config = make(configure(tmp_path, naddresses))
+            actions = engine.commit(network_of(config, FLOWS))
+            assert actions.reconfigure == lwaftrs
+            assert not actions.restart
             engine.main(duration=0.1)
         sent = {
-            side: sum(
-                engine.link(f"{side}-flow{i}.tx -> {side}-in.rx{i}").counters[
-                    "txpackets"
-                ]
-                for i in range(12)
-            )
+            side: [
+                engine.apps[f"{side}-flow{i}"].instance.state.sent for i in range(FLOWS)
+            ]
             for side in ("v4", "v6")
         }
         engine.drain()
+        assert app_drops(engine, lwaftrs) == {}
         for side, other in (("v4", "v6"), ("v6", "v4")):
             instance = engine.apps[f"{side}-out"].instance
             assert isinstance(instance, Checker)
-            counters = engine.apps[f"{side}-out"].counters
+            counters = dict(engine.apps[f"{side}-out"].counters)
+            assert counters.pop("foreign") <= is_asking  # if it asks, then once
             assert not any(counters.values()), counters
-            arrived = [stream.packets for stream in instance.streams.values()]
-            assert len(arrived) == 12
-            assert sum(arrived) >= sent[other]
+            for flow, stream in instance.streams.items():
+                assert stream.packets >= sent[other][flow] > 0
+            assert len(instance.streams) == FLOWS
 
 
 # -- what workers share ------------------------------------------------------------
-
-NEXT4, NEXT6 = IPv4Address("10.10.10.1"), IPv6Address("fc00::1")
-ROUTER, OTHER = (bytes.fromhex(f"0200000003{n}") for n in ("01", "02"))
 
 
 class Pair:
     """Two lwAFTRs of one, each in a harness, and their next hop, which is asked for."""
 
     def __init__(self, lwaftr: LwaftrConfig) -> None:
-        queue = lwaftr.instances[0].queues[0]
-        self.queue = replace(
-            queue,
-            external=replace(queue.external, next_hop_ip=NEXT4, next_hop_mac=None),
-            internal=replace(queue.internal, next_hop_ip=NEXT6, next_hop_mac=None),
-        )
+        (self.queue,) = asking(lwaftr).instances[0].queues
         self.pool = Pool(4096, 0, 2, huge=False)
         registry = Registry(self.pool)
         self.first, self.second = (
@@ -274,19 +316,6 @@ class Pair:
         self.second.close()
         assert self.pool.free == self.pool.total
         self.pool.close()
-
-    def arp(self, operation: int, mac: bytes, target: IPv4Address) -> bytes:
-        """Return ARP from the next hop."""
-        return (
-            b"\xff" * 6
-            + mac
-            + bytes.fromhex("0806 0001 0800 06 04")
-            + operation.to_bytes(2, "big")
-            + mac
-            + NEXT4.packed
-            + bytes(6)
-            + target.packed
-        )
 
 
 def test_next_hops_are_asked_for_once_and_known_to_all(lwaftr: LwaftrConfig) -> None:
@@ -308,7 +337,7 @@ def test_next_hops_are_asked_for_once_and_known_to_all(lwaftr: LwaftrConfig) -> 
         assert second.received() == second.received(1) == []
 
         ours = IPv4Address(pair.queue.external.ip)
-        first.send([pair.arp(2, ROUTER, ours)])
+        first.send([arp(2, ROUTER, ours)])
         first.breathe()
         first.tick()
         second.breathe()
@@ -317,7 +346,7 @@ def test_next_hops_are_asked_for_once_and_known_to_all(lwaftr: LwaftrConfig) -> 
         assert [frame[-4:] for frame in frames] == [stamp(n) for n in range(5)]
 
         # It says itself that it is somewhere else now (RFC 826; RFC 5227, 2.4).
-        first.send([pair.arp(1, OTHER, NEXT4)])
+        first.send([arp(1, OTHER, NEXT4)])
         first.breathe()
         first.tick()
         second.send(out[:1], port=lib.LWAFTR_V6)
