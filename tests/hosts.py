@@ -20,6 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from snabb_py.engine.shm import CountersReader, runtime_directory
+
 SNABB = [sys.executable, "-m", "snabb_py"]
 _numbers = itertools.count()
 
@@ -154,6 +156,15 @@ class Forwarding:
         """Return what it has said on stderr so far."""
         self._errors.seek(0)
         return self._errors.read()
+
+    def counters(self, app: str) -> dict[str, int]:
+        """Return an app's counters as they are now."""
+        directory = runtime_directory() / str(self.process.pid)
+        reader = CountersReader(directory / "counters")
+        row = reader.read()[f"apps/{app}"]
+        reader.close()
+        assert isinstance(row, dict)
+        return row
 
     def end(self) -> dict[str, Any]:
         """End it as Ctrl-C does; return its summary."""

@@ -9,7 +9,7 @@ are routers. `home` is a B4 as one has it at home: it translates what `client` s
 its part of the shared address (NAT44), and its tunnel is lwaftr_b4.py. `kernel` is a B4
 whose tunnel is the kernel's own (segment routing with one segment is IPv4 in IPv6, RFC
 8986, 5.2), with super-frames and unfinished checksums; its own stack uses the ports of
-its part.
+its part. A third one may be a virtual machine (`Lab.adopt_guest`).
 
 All is removed at the end.
 """
@@ -27,7 +27,7 @@ from typing import Any
 from snabb_py.cli.lwaftr_query import read
 from snabb_py.engine.shm import runtime_directory
 from tests import lwaftr_b4
-from tests.hosts import SNABB, Namespace, until
+from tests.hosts import SNABB, Namespace, run, until
 
 SHARED = "192.0.2.1"
 SERVER, CORE, LWAFTR = "198.19.0.2", "198.18.0.254", "198.18.0.1"
@@ -36,8 +36,9 @@ LWAFTR6, ACCESS6 = "2001:db8::1", "2001:db8::ff"
 #: Each B4's address, and the end of its tunnel at the lwAFTR.
 B4_HOME, BR_HOME = "2001:db8:1::2", "2001:db8:a::1"
 B4_KERNEL, BR_KERNEL = "2001:db8:2:4::4", "2001:db8:a::2"
-#: PSIDs 1 and 2 of length 6 have 1024 ports each; nobody has those behind.
-PORTS_KERNEL, UNBOUND = range(2048, 3072), 3072
+B4_GUEST = "2001:db8:3::2"
+#: PSIDs 1 to 3 of length 6 have 1024 ports each; nobody has those behind.
+PORTS_KERNEL, PORTS_GUEST, UNBOUND = range(2048, 3072), range(3072, 4096), 4096
 #: What `home` translates to, and what it forwards to `client` as it is.
 TRANSLATED, CLIENT_PORTS = range(1024, 2000), range(2000, 2010)
 #: Bytes of IPv6 packets on all links there, and of what fits a tunnel.
@@ -49,6 +50,7 @@ br_addresses {{ {BR_HOME} {BR_KERNEL} }}
 softwires {{
   {{ ipv4 = {SHARED}, psid = 1, b4 = {B4_HOME} }}
   {{ ipv4 = {SHARED}, psid = 2, b4 = {B4_KERNEL}, aftr = 1 }}
+  {{ ipv4 = {SHARED}, psid = 3, b4 = {B4_GUEST} }}
 }}
 """
 CONF = f"""
@@ -80,6 +82,9 @@ table ip nat {{
 }}
 """
 
+#: Of what hosts say to their neighbours of themselves; and sums.
+NOISE = ("drop-misplaced", "drop-unknown-protocol-ipv6", "drop-all")
+
 
 class Lwaftr:
     """`snabb-py lwaftr run` in a namespace, on its interfaces v4 and v6."""
@@ -90,7 +95,8 @@ class Lwaftr:
         options = ["--v6", "raw:v6", "--json", "--interval", "3600"]
         self.process = namespace.start(*command, *options, stderr=self._said)
         self._counters = runtime_directory() / str(self.process.pid) / "counters"
-        until(self._has_begun, "lwaftr run")
+        # Others may be busy with huge pages just now.
+        until(self._has_begun, "lwaftr run", seconds=60)
 
     def _has_begun(self) -> bool:
         assert self.process.poll() is None, self.said
@@ -115,6 +121,18 @@ class Lwaftr:
         yield grown
         grown.update(self.counters() - before)
 
+    @contextmanager
+    def losing_nothing(self, *but: str) -> Iterator[None]:
+        """Nothing is dropped meanwhile, but for what begins with one of these."""
+        with self.counting() as grown:
+            yield
+        drops = {
+            name: n
+            for name, n in grown.items()
+            if name.startswith("drop") and not name.startswith((*NOISE, *but))
+        }
+        assert drops == {}
+
     def end(self) -> dict[str, Any]:
         """End it as Ctrl-C does; return its summary."""
         self.process.send_signal(signal.SIGINT)
@@ -134,6 +152,8 @@ def namespace(stack: ExitStack) -> Namespace:
     found = Namespace()
     stack.callback(found.close)
     found.ip("link set lo up")
+    # Routers would else tell one host of six errors, and then of one a second.
+    found("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
     return found
 
 
@@ -160,10 +180,13 @@ class Lab:
         directory: for the config.
         has_conf: the lwAFTR's addresses are a config's, of which its kernel knows
             nothing; else they are asked of the kernel.
+        nworkers: of the lwAFTR.
         stack: what is to be undone.
     """
 
-    def __init__(self, directory: Path, *, has_conf: bool, stack: ExitStack) -> None:
+    def __init__(
+        self, directory: Path, *, has_conf: bool, nworkers: int, stack: ExitStack
+    ) -> None:
         self.has_conf = has_conf
         self.server, self.core, self.lwaftr = (namespace(stack) for _ in range(3))
         self.access, self.home, self.kernel = (namespace(stack) for _ in range(3))
@@ -177,9 +200,8 @@ class Lab:
         table, conf = directory / "binding.table", directory / "lwaftr.conf"
         table.write_text(TABLE)
         conf.write_text(CONF)
-        self.program = Lwaftr(
-            self.lwaftr, *(["--conf", str(conf)] if has_conf else ["--bt", str(table)])
-        )
+        options = ["--conf", str(conf)] if has_conf else ["--bt", str(table)]
+        self.program = Lwaftr(self.lwaftr, *options, "--workers", str(nworkers))
         stack.callback(self.program.kill)
 
     def _lay_internet(self) -> None:
@@ -255,6 +277,14 @@ class Lab:
         share(self.home, "softwire", "softwire")
         self.home("nft", NAT)
 
+    def adopt_guest(self, tap: str) -> None:
+        """Take the other end of a virtual machine's interface to the B4s' side."""
+        run("ip", "link", "set", tap, "netns", self.access.name)
+        self.access.ip(f"""
+            link set {tap} name guest up
+            address add 2001:db8:3::1/64 dev guest nodad
+        """)
+
     def _give_addresses(self) -> None:
         self.lwaftr.ip(f"""
             address add {LWAFTR}/24 dev v4
@@ -265,7 +295,7 @@ class Lab:
 
 
 @contextmanager
-def lab(directory: Path, *, has_conf: bool) -> Iterator[Lab]:
+def lab(directory: Path, *, has_conf: bool, nworkers: int) -> Iterator[Lab]:
     """Make all of it; remove it in the end."""
     with ExitStack() as stack:
-        yield Lab(directory, has_conf=has_conf, stack=stack)
+        yield Lab(directory, has_conf=has_conf, nworkers=nworkers, stack=stack)

@@ -194,6 +194,9 @@ OPTIONS = (
     b"\x07\x27\x04" + bytes(36) + b"\0",
     b"\x94\x00\x07\xff",
 )
+#: Destination options in front of tunnelled IPv4: as Linux has them (RFC 2473, 4.1.1),
+#: and with more padding.
+ENCAPSULATION_LIMITS = (b"\4\0\4\1\4\1\0\0", b"\4\1\4\1\4\1\x09" + bytes(9))
 
 
 class Traffic:
@@ -309,13 +312,25 @@ class Traffic:
         to = self.pick((b"\xff" * 6, b"\x33\x33\0\0\0\1")) if self.once_in(50) else MAC6
         return [(6, to + HOP6 + ETHERTYPE_IPV6 + ip6)]
 
-    def tunnel(self, softwire: Softwire, ip: bytes) -> list[Arrival]:
-        """Return a packet in its tunnel; marked on the way at times."""
+    def tunnel(
+        self, softwire: Softwire, ip: bytes, options: bytes = b""
+    ) -> list[Arrival]:
+        """Return a packet in its tunnel; marked on the way at times.
+
+        Args:
+            softwire: has the tunnel.
+            ip: the packet.
+            options: a header of destination options in front of it.
+        """
         mark = self.number(0, 255) if self.once_in(6) else 0
         limit = self.pick((64, 0, 1, 255))
+        protocol, body = 60 if options else 4, options + ip
         return self.from_b4(
-            ipv6(softwire.b4, softwire.br, 4, ip, limit=limit, traffic_class=mark)
-        )
+            ipv6(
+                softwire.b4, softwire.br, protocol, body,
+                limit=limit, traffic_class=mark,
+            )
+        )  # fmt: skip
 
     # ---- kinds ----
 
@@ -484,7 +499,13 @@ class Traffic:
         """Fragments that came to the B4 and went into its tunnel one by one."""
         softwire, packet = self.outbound_packet()
         pieces = self.ipv4_pieces(packet)
-        return [arrival for ip in pieces for arrival in self.tunnel(softwire, ip)]
+        options = self.pick((b"", b"", *ENCAPSULATION_LIMITS))
+        found: list[Arrival] = []
+        for ip in pieces:
+            if self.once_in(12):
+                options = self.pick((b"", *ENCAPSULATION_LIMITS))
+            found += self.tunnel(softwire, ip, options)
+        return found
 
     def tunnel_fragments(self) -> list[Arrival]:
         """Fragments of a tunnel packet; at times behind a header of each."""

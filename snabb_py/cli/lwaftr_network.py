@@ -84,9 +84,8 @@ class LwaftrDirection(Direction):
             for spec, link in engine.links.items()
             if self._is_at_lwaftr(spec) and (n := link.counters["txdrop"])
         }
-        return LwaftrReading(
-            **vars(reading) | {"drops": reading.drops | own | lost},
-        )
+        drops = reading.drops | own | lost
+        return LwaftrReading(**{**vars(reading), "drops": drops})
 
     def _is_at_lwaftr(self, spec: LinkSpec) -> bool:
         source, target = self.ports

@@ -1,6 +1,7 @@
 /* The core of the lwAFTR: packets from the internet into tunnels, packets out of
  * tunnels to the internet or, hairpinned, into another tunnel (RFC 7596, 6.2). */
 #include "snabb_py/lwaftr/lwaftr.h"
+#include "snabb_py/lwaftr/tunnelled.h"
 
 /* ---- to a B4 ----------------------------------------------------------------- */
 
@@ -131,34 +132,6 @@ static void drop_ipv6(struct lwaftr *lw, struct packet *packet)
 {
     lwaftr_count(lw, LWAFTR_DROP_ALL_IPV6_IFACE_BYTES, packet->length);
     lwaftr_free(lw, packet);
-}
-
-/* Where the tunnelled packet begins: behind the header, or behind destination options
- * of which none asks us to drop it, such as a tunnel encapsulation limit (RFC 2473,
- * 4.1.1; RFC 8200, 4.2). 0: there is none. */
-static uint32_t tunnelled_offset(const struct packet *packet, bool compat)
-{
-    const uint8_t *frame = packet->data;
-    uint8_t next = frame[FRAME_IP + IPV6_NEXT_HEADER];
-    if (next == WIRE_IPV4_IN_IPV6)
-        return FRAME_TUNNELLED;
-    if (compat || next != WIRE_DESTINATION ||
-        !wire_has(packet->length, FRAME_TUNNELLED, 8))
-        return 0;
-    const uint8_t *header = frame + FRAME_TUNNELLED;
-    uint32_t size = (header[1] + 1u) * 8, at = 2;
-    if (header[0] != WIRE_IPV4_IN_IPV6 ||
-        !wire_has(packet->length, FRAME_TUNNELLED, size))
-        return 0;
-    while (at < size) {
-        if (header[at] >> 6 != 0) /* not to be skipped by who does not know it */
-            return 0;
-        if (header[at] == 0) /* Pad1 */
-            at++;
-        else
-            at += at + 1 < size ? 2u + header[at + 1] : size;
-    }
-    return at == size ? FRAME_TUNNELLED + size : 0;
 }
 
 /* The tunnelled packet is IPv4, all there. What lies behind it goes away, compat aside,

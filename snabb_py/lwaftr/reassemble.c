@@ -21,10 +21,10 @@
 
 #include "snabb_py/lwaftr/counters.h"
 #include "snabb_py/lwaftr/reassemble.h"
+#include "snabb_py/lwaftr/tunnelled.h"
 
 enum {
     FRAGMENT_HEADER = 8,
-    PROTOCOL_IPV4 = 4, /* in IPv6 */
     IPV4_MORE_FRAGMENTS = 0x2000,
     IPV4_OFFSET = 0x1fff,
     IPV6_MORE_FRAGMENTS = 1,
@@ -187,10 +187,11 @@ static enum verdict classify_tunnelled(const struct packet *packet, bool compat,
                                        struct fragment *fragment)
 {
     const uint8_t *ip = packet->data + WIRE_ETHERNET_SIZE;
-    uint32_t offset = WIRE_ETHERNET_SIZE + WIRE_IPV6_SIZE;
+    uint32_t offset;
     if (load_be16(packet->data + ETHERNET_TYPE) != WIRE_IPV6 ||
-        packet->length < offset + WIRE_IPV4_SIZE ||
-        ip[IPV6_NEXT_HEADER] != PROTOCOL_IPV4 ||
+        packet->length < WIRE_ETHERNET_SIZE + WIRE_IPV6_SIZE ||
+        (offset = tunnelled_offset(packet, compat)) == 0 ||
+        !wire_has(packet->length, offset, WIRE_IPV4_SIZE) ||
         parse_ipv4(packet, offset, compat, fragment) != FRAGMENT ||
         !is_right_ipv4(packet->data + offset, fragment->header - offset))
         return WHOLE;
@@ -341,9 +342,9 @@ static struct packet *finish(const struct reassembler *r, struct packet *packet,
         finish_ipv6(packet, header, r->compat);
         break;
     case REASSEMBLY_TUNNELLED:
-        offset += WIRE_IPV6_SIZE;
-        store_be16(packet->data + WIRE_ETHERNET_SIZE + IPV6_PAYLOAD_LENGTH,
-                   (uint16_t)(packet->length - offset));
+        store_be16(packet->data + offset + IPV6_PAYLOAD_LENGTH,
+                   (uint16_t)(packet->length - offset - WIRE_IPV6_SIZE));
+        offset = tunnelled_offset(packet, r->compat);
         finish_ipv4(packet->data + offset, header - offset, length, true);
         break;
     default:

@@ -71,8 +71,9 @@ struct packet *reassemble_ipv4(struct reassembler *reassembler,
 struct packet *reassemble_ipv6(struct reassembler *reassembler,
                                struct freelist *freelist, struct packet *packet,
                                uint64_t now, uint64_t *counters);
-/* The same for a frame of IPv6 in which IPv4 is tunnelled, directly behind the header
- * (RFC 7597, 8.3): fragments from one source become one IPv6 packet with one datagram.
+/* The same for a frame of IPv6 in which IPv4 is tunnelled, behind the header or behind
+ * destination options (RFC 7597, 8.3): fragments from one source become one IPv6 packet
+ * with one datagram.
  * Any other frame comes back uncounted; fragments count with those of IPv4. */
 struct packet *reassemble_tunnelled(struct reassembler *reassembler,
                                     struct freelist *freelist, struct packet *packet,

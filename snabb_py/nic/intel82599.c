@@ -350,7 +350,8 @@ static bool send_checksum(struct intel82599_tx *tx, struct packet *packet)
 }
 
 /* A super-frame by its headers, judged as packet_segment() does: what it would refuse
- * the card does not get, for the card would send something all the same. */
+ * the card does not get, for the card would send something all the same. Nor does it get
+ * what is inside of a tunnel, which the card cannot cut. */
 static bool plan_segments(const struct packet *packet, struct wire_ip *ip,
                           struct work *work)
 {

@@ -45,16 +45,15 @@ MUCH, SOME = 24 << 20, 4 << 20
 IP_RECVERR = 11  # linux/in.h
 #: By which a TCP learns how long its packets may be.
 TOO_LONG = "drop-over-mtu-but-dont-fragment"
-#: Of what hosts say to their neighbours of themselves; and sums.
-NOISE = ("drop-misplaced", "drop-unknown-protocol-ipv6", "drop-all")
 
 
-@pytest.fixture(scope="module", params=["conf", "kernel's addresses"])
+@pytest.fixture(scope="module", params=[True, False], ids=["conf", "two workers"])
 def net(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
-    directory = tmp_path_factory.mktemp("lwaftr")
-    with lab(directory, has_conf=request.param == "conf") as net:
+    """With a config, or with what the kernel knows and two workers."""
+    directory, has_conf = tmp_path_factory.mktemp("lwaftr"), request.param
+    with lab(directory, has_conf=has_conf, nworkers=1 + (not has_conf)) as net:
         until(lambda: has_answer(net.client), "a ping of the client")
         until(lambda: has_answer(net.kernel), "a ping of the kernel")
         yield net
@@ -63,19 +62,6 @@ def net(
 def has_answer(host: Namespace) -> bool:
     pings = ping(host, SERVER, "-e", str(PORTS_KERNEL.start), patience=1)
     return pings.received > 0
-
-
-@contextmanager
-def losing_nothing(net: Lab, *but: str) -> Iterator[None]:
-    """Nothing is dropped by the lwAFTR, but for what begins with one of these."""
-    with net.program.counting() as grown:
-        yield
-    drops = {
-        name: n
-        for name, n in grown.items()
-        if name.startswith("drop") and not name.startswith((*NOISE, *but))
-    }
-    assert drops == {}
 
 
 # -- ICMP ----------------------------------------------------------------------
@@ -97,7 +83,7 @@ def pairs(net: Lab) -> dict[str, tuple[Namespace, str, int]]:
 )
 def test_pings(net: Lab, pair: str) -> None:
     host, to, identifier = pairs(net)[pair]
-    with losing_nothing(net):
+    with net.program.losing_nothing():
         for i, size in enumerate((0, 1, 56, 999, TUNNEL - 100)):
             ping_well(host, to, identifier + i, size, "-M", "do")
 
@@ -112,7 +98,7 @@ def test_pings_in_fragments(net: Lab, pair: str) -> None:
     fragments = {MTU - 28: (1, 2), 3000: (3, 3), 9000: (7, 7)}  # on wire and in tunnel
     in_ipv4 = out_ipv4 = out_ipv6 = 0
     before = net.program.counters()
-    with losing_nothing(net):
+    with net.program.losing_nothing():
         for i, (size, (on_wire, in_tunnel)) in enumerate(fragments.items(), start=20):
             n = ping_well(host, to, identifier + i, size, "-M", "dont")
             in_ipv4 += n * (1 + (on_wire > 1))
@@ -160,10 +146,20 @@ def test_traceroute_from_the_internet(net: Lab, how: tuple[str, ...]) -> None:
 
 
 @pytest.mark.need("traceroute")
-@pytest.mark.parametrize("how", ["-I", "-T", "-U"])
+@pytest.mark.parametrize("how", ["-T", "-U"])
 def test_traceroute_to_the_internet(net: Lab, how: str) -> None:
     """The tunnel is one hop, which the B4 counts (RFC 2473, 3.1)."""
     assert hops(net.client, how, SERVER) == [HOME, CORE, SERVER]
+
+
+def test_pings_that_do_not_live_long(net: Lab) -> None:
+    """Errors about them find their way by the identifier that they quote."""
+    for ttl, hop in enumerate((HOME, CORE), start=1):
+        text = ping(net.client, SERVER, "-t", str(ttl), patience=1).text
+        assert f"From {hop} icmp_seq=1 Time to live exceeded" in text
+    options = ["-e", str(TRANSLATED.start + 300), "-t", "2"]
+    text = ping(net.server, SHARED, *options, patience=1).text
+    assert f"From {LWAFTR} icmp_seq=1 Time to live exceeded" in text
 
 
 @pytest.mark.need("traceroute")
@@ -206,7 +202,7 @@ def connected(net: Lab, who: str) -> Iterator[tuple[socket.socket, socket.socket
     ["client to server", "kernel to server", "server to client", "server to kernel"],
 )
 def test_tcp(net: Lab, who: str) -> None:
-    with losing_nothing(net, TOO_LONG), connected(net, who) as (near, far):
+    with net.program.losing_nothing(TOO_LONG), connected(net, who) as (near, far):
         transfer(near, far, MUCH)
         transfer(far, near, MUCH)
 
@@ -215,7 +211,7 @@ def test_tcp(net: Lab, who: str) -> None:
 def test_tcp_between_two_b4s(net: Lab, who: str) -> None:
     """Of one address, by their ports: the lwAFTR turns it round."""
     with (
-        losing_nothing(net, TOO_LONG),
+        net.program.losing_nothing(TOO_LONG),
         net.program.counting() as grown,
         connected(net, who) as (near, far),
     ):
@@ -223,7 +219,8 @@ def test_tcp_between_two_b4s(net: Lab, who: str) -> None:
         transfer(near, far, MUCH)
         transfer(far, near, SOME)
     assert grown["hairpin-ipv4-packets"] > (MUCH + SOME) // MTU
-    assert grown["out-ipv4-packets"] == 0
+    # Of connections that were before there may be last words.
+    assert grown["out-ipv4-packets"] < 20
 
 
 def test_everybody_at_once(net: Lab) -> None:
@@ -301,7 +298,7 @@ def test_udp(net: Lab, who: str, most: int) -> None:
     }[who]
     sizes = [*range(40), *range(1380, 1480), *range(2800, 2900, 3), 5000, 9000]
     with (
-        losing_nothing(net),
+        net.program.losing_nothing(),
         datagrams(host, ("", 0)) as near,
         datagrams(net.server, (SERVER, 53)) as far,
     ):
@@ -320,7 +317,7 @@ def test_udp(net: Lab, who: str, most: int) -> None:
 def test_udp_in_fragments_of_the_tunnel(net: Lab) -> None:
     """Of IPv6, as the kernel's tunnel makes them."""
     with (
-        losing_nothing(net),
+        net.program.losing_nothing(),
         net.program.counting() as grown,
         datagrams(net.kernel, ("", 0)) as near,
         datagrams(net.server, (SERVER, 53)) as far,
@@ -337,7 +334,7 @@ def test_udp_to_a_b4s_ports(net: Lab) -> None:
     port = CLIENT_PORTS.start
     kernel = PORTS_KERNEL.stop - 1
     with (
-        losing_nothing(net),
+        net.program.losing_nothing(),
         datagrams(net.server, (SERVER, 53)) as server,
         datagrams(net.client, (CLIENT, port)) as client,
         datagrams(net.kernel, ("", kernel)) as other,
@@ -380,7 +377,7 @@ def test_a_ping_that_nobody_has(net: Lab) -> None:
 
 def test_a_port_that_nobody_listens_at(net: Lab) -> None:
     """The B4 says so itself, in its tunnel (RFC 5508, REQ-4)."""
-    with losing_nothing(net), datagrams(net.server, (SERVER, 53)) as udp:
+    with net.program.losing_nothing(), datagrams(net.server, (SERVER, 53)) as udp:
         udp.connect((SHARED, PORTS_KERNEL.stop - 2))
         udp.send(b"?")
         with pytest.raises(ConnectionRefusedError):
@@ -416,6 +413,8 @@ def test_its_end(net: Lab) -> None:
     """All that was done to it has broken nothing, and nothing else was lost."""
     summary = net.program.end()
     assert summary["failures"] == []
+    for way in summary["directions"]:
+        assert way["lost"] == sum(way["drops"].values())
     reasons = {reason for way in summary["directions"] for reason in way["drops"]}
     assert [reason for reason in reasons if not EXPECTED.search(reason)] == []
     assert "drop-no-dest-softwire-ipv4-packets" in reasons

@@ -18,9 +18,7 @@ import pytest
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps.rawsocket import PacketSocket, RawSocket
-from snabb_py.engine import shm
 from snabb_py.engine.resources import Registry
-from snabb_py.engine.shm import CountersReader
 from snabb_py.errors import ConfigError, DeviceError
 from tests.harness import Harness
 from tests.hosts import Forwarding, Wire, run, until, wait_for_carrier, wire
@@ -297,8 +295,8 @@ def test_udp_super_frames(kind: str) -> None:
         assert receiver.stdout.readline() == "ready\n"
         w.a(sys.executable, "-c", UDP_SUPER, w.b.ipv4)
         assert receiver.communicate(timeout=20)[0] == "True\n"
-        assert counters(w.forwarding, "a")["rx-super-frames"] == 1
-        assert counters(w.forwarding, "b")["tx-super-frames"] == 1
+        assert w.forwarding.counters("a")["rx-super-frames"] == 1
+        assert w.forwarding.counters("b")["tx-super-frames"] == 1
         w.end()
 
 
@@ -543,15 +541,6 @@ def tap_writer() -> Iterator[tuple[str, Callable[[bytes], None]]]:
         run("ip", "link", "del", name)
 
 
-def counters(forwarding: Forwarding, app: str) -> dict[str, int]:
-    pid = str(forwarding.process.pid)
-    reader = CountersReader(shm.runtime_directory() / pid / "counters")
-    row = reader.read()[f"apps/{app}"]
-    reader.close()
-    assert isinstance(row, dict)
-    return row
-
-
 @pytest.mark.need("tun")
 def test_a_jammed_ring_is_made_anew() -> None:
     """One UFO frame, and Linux (6.18 at least) never uses the ring again."""
@@ -565,7 +554,7 @@ def test_a_jammed_ring_is_made_anew() -> None:
         try:
 
             def received() -> int:
-                return counters(forwarding, "a")["rx-packets"]
+                return forwarding.counters("a")["rx-packets"]
 
             def goes_on() -> bool:
                 write(plain)
@@ -577,7 +566,7 @@ def test_a_jammed_ring_is_made_anew() -> None:
                 write(jam)
                 before = received() + 1
                 until(goes_on, "a frame after the jam")
-            counts = counters(forwarding, "a")
+            counts = forwarding.counters("a")
             # A kernel without the fault passes too.
             if counts["rx-ring-renewed"]:
                 assert counts["drop-rx-kernel-ring-jammed"] > 0
@@ -598,7 +587,7 @@ def test_a_process_that_was_stopped_tells_what_it_missed(cable: Cable) -> None:
             cable.end.send(filled(60))
         forwarding.process.send_signal(signal.SIGCONT)
         until(
-            lambda: counters(forwarding, "a")["drop-rx-kernel-ring-full"] == 1490,
+            lambda: forwarding.counters("a")["drop-rx-kernel-ring-full"] == 1490,
             "its word",
         )
         (direction,) = forwarding.end()["directions"]

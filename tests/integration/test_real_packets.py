@@ -83,6 +83,35 @@ def test_iperf_both_ways_at_default_offloads(kind: str) -> None:
             assert direction["lost"] == sum(direction["drops"].values())
 
 
+@pytest.mark.need("seg6")
+def test_tcp_in_a_tunnel_of_the_kernels() -> None:
+    """Super-frames in a tunnel, of which the kernel does not say where to cut them."""
+    with wire("raw") as w:
+        until(lambda: answers(w.a, w.b.ipv6), "the first ping")
+        for here, there, inner in ((w.a, w.b, "192.0.2.1"), (w.b, w.a, "192.0.2.2")):
+            here("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+            encap = f"encap seg6 mode encap.red segs {there.ipv6}:9 dev eth"
+            action = f"encap seg6local action End.DX4 nh4 {inner} dev eth"
+            here.ip(f"""
+                address add {inner}/32 dev lo
+                sr tunsrc set {here.ipv6}
+                route add 192.0.2.0/24 {encap} src {inner}
+                route add {here.ipv6}:9 {action}
+                neighbor add {there.ipv6}:9 lladdr {mac(there)} dev eth
+            """)
+        server = w.b.start("iperf3", "-s", "-1")
+        until(lambda: ":5201" in w.b("ss", "-ltn"), "the server listens")
+        w.a("iperf3", "-n", "30M", "-c", "192.0.2.2", timeout=30)
+        server.communicate(timeout=10)
+        assert w.forwarding.counters("a")["rx-super-frames-cut"] > 0
+        w.end()
+
+
+def mac(host: Host) -> str:
+    (found,) = re.findall(r"link/ether (\S+)", host("ip", "link", "show", "eth"))
+    return str(found)
+
+
 def records(path: Path) -> list[bytes]:
     from scapy.utils import RawPcapReader
 

@@ -14,7 +14,6 @@ from tests.lwaftr_model.icmp import (
 from tests.lwaftr_model.settings import Settings, Softwire
 from tests.lwaftr_model.table import Table
 from tests.lwaftr_model.wire import (
-    DESTINATION_OPTIONS,
     DF,
     ETHERNET,
     ETHERTYPE_IPV4,
@@ -22,6 +21,7 @@ from tests.lwaftr_model.wire import (
     ICMPV6,
     IPV4,
     IPV6,
+    TUNNEL,
     checksum,
     decremented,
     header_length,
@@ -29,11 +29,11 @@ from tests.lwaftr_model.wire import (
     is_sound_ipv4,
     port_of,
     pseudo_header,
+    tunnelled_at,
     u16,
     with_checksum,
 )
 
-TUNNEL = 4
 #: RFC 791 3.2: every link takes packets of so many bytes.
 LEAST_MTU = 68
 UNREACHABLE, TIME_EXCEEDED = (3, 1), (11, 0)
@@ -208,7 +208,7 @@ class Core:
             else:
                 self.drop6("drop-in-by-policy-icmpv6", ip6)
             return
-        at = self.tunnelled_at(ip6)
+        at = tunnelled_at(ip6, compat=self.compat)
         if not at:
             self.drop6("drop-unknown-protocol-ipv6", ip6)
             return
@@ -219,22 +219,12 @@ class Core:
 
     def with_whole_inner(self, frame: bytes) -> bytes | None:
         """Return a frame whose tunnelled packet, if it was a fragment, is whole."""
-        at = ETHERNET + IPV6
-        ip = frame[at:]
-        fragment = frame[ETHERNET + 6] == TUNNEL and is_sound_ipv4(ip)
-        if self.compat or not fragment or not is_fragment(ip):
+        at = tunnelled_at(frame[ETHERNET:])
+        ip = frame[ETHERNET + at :]
+        fragment = at and is_sound_ipv4(ip) and is_fragment(ip)
+        if self.compat or not fragment:
             return frame
         return self.inner.tunnelled(frame, self.now)
-
-    def tunnelled_at(self, ip6: bytes) -> int:
-        """Return where the IPv4 packet begins; 0: there is none."""
-        if ip6[6] == TUNNEL:
-            return IPV6
-        if self.compat or ip6[6] != DESTINATION_OPTIONS or len(ip6) < IPV6 + 8:
-            return 0
-        at = IPV6 + (ip6[IPV6 + 1] + 1) * 8
-        fits = ip6[IPV6] == TUNNEL and at <= len(ip6)
-        return at if fits and may_be_skipped(ip6[IPV6 + 2 : at]) else 0
 
     def is_sound_inner(self, ip: bytes) -> bool:
         if not self.compat:
@@ -331,21 +321,6 @@ class Core:
 def is_sound_icmpv6(ip6: bytes) -> bool:
     message = ip6[IPV6:]
     return checksum(pseudo_header(ip6, len(message), ICMPV6) + message) == 0
-
-
-def may_be_skipped(options: bytes) -> bool:
-    """Say whether options fill their header, and all may be skipped (RFC 8200 4.2)."""
-    at = 0
-    while at < len(options):
-        if options[at] & 0xC0:
-            return False
-        if options[at] == 0:
-            at += 1
-        elif at + 1 < len(options):
-            at += 2 + options[at + 1]
-        else:
-            return False
-    return at == len(options)
 
 
 def with_ecn(ip: bytes, outer: int) -> bytes | None:

@@ -16,6 +16,7 @@ from tests.lwaftr_model.wire import (
     OFFSET,
     header_length,
     is_fragment,
+    tunnelled_at,
     u16,
     with_checksum,
 )
@@ -192,8 +193,8 @@ class Reassembler:
         return front[:ETHERNET] + joined_ipv4(front[ETHERNET:], payload)
 
     def tunnelled(self, frame: bytes, now: float) -> bytes | None:
-        """Take a frame with a sound IPv4 fragment right behind its IPv6 header."""
-        at = ETHERNET + IPV6
+        """Take a frame with a sound IPv4 fragment in a tunnel."""
+        at = ETHERNET + tunnelled_at(frame[ETHERNET:])
         outer, ip = frame[:at], frame[at:]
         head = header_length(ip)
         fields = u16(ip, 6)
@@ -209,8 +210,10 @@ class Reassembler:
         if not datagram:
             return None
         front = self.header_of(datagram).front
+        at = ETHERNET + tunnelled_at(front[ETHERNET:])
         inner = joined_ipv4(front[at:], datagram.payload, keep_id=True)
-        return with_payload_length(front[:at], len(inner)) + inner
+        length = at - ETHERNET - IPV6 + len(inner)
+        return with_payload_length(front[:at], length) + inner
 
     def ipv6(self, frame: bytes, now: float) -> bytes | None:
         """Take a frame with a fragment header, which `fragment_header` has found."""

@@ -3,7 +3,7 @@
 import struct
 
 ETHERNET, IPV4, IPV6 = 14, 20, 40
-ICMP, FRAGMENT, DESTINATION_OPTIONS, ICMPV6 = 1, 44, 60, 58
+ICMP, TUNNEL, FRAGMENT, DESTINATION_OPTIONS, ICMPV6 = 1, 4, 44, 60, 58
 DF, MF, OFFSET = 0x4000, 0x2000, 0x1FFF
 ETHERTYPE_IPV4, ETHERTYPE_ARP = b"\x08\x00", b"\x08\x06"
 ETHERTYPE_IPV6, ETHERTYPE_VLAN = b"\x86\xdd", b"\x81\x00"
@@ -154,3 +154,29 @@ def snabb_icmp_port(ip: bytes, icmp: int, from_b4: bool) -> int:
         return port_at(ip, icmp + 4) if is_ours else 0
     quoted = ip[icmp + 8 :]
     return port_at(quoted, header_length(quoted)) if quoted else 0
+
+
+def tunnelled_at(ip6: bytes, *, compat: bool = False) -> int:
+    """Return where an IPv6 packet's IPv4 packet begins; 0: there is none."""
+    if ip6[6] == TUNNEL:
+        return IPV6
+    if compat or ip6[6] != DESTINATION_OPTIONS or len(ip6) < IPV6 + 8:
+        return 0
+    at = IPV6 + (ip6[IPV6 + 1] + 1) * 8
+    fits = ip6[IPV6] == TUNNEL and at <= len(ip6)
+    return at if fits and may_be_skipped(ip6[IPV6 + 2 : at]) else 0
+
+
+def may_be_skipped(options: bytes) -> bool:
+    """Say whether options fill their header, and all may be skipped (RFC 8200 4.2)."""
+    at = 0
+    while at < len(options):
+        if options[at] & 0xC0:
+            return False
+        if options[at] == 0:
+            at += 1
+        elif at + 1 < len(options):
+            at += 2 + options[at + 1]
+        else:
+            return False
+    return at == len(options)
