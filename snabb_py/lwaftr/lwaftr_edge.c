@@ -219,9 +219,26 @@ static bool check_frame(struct lwaftr *lw, uint32_t side, struct packet *packet)
     return is_sound;
 }
 
+/* A fragment for an address that is neither ours nor a softwire's. It is refused as it
+ * is: if it waited for others, it would be at the cost of those that are somebody's. */
+static bool is_nobodys_fragment(const struct lwaftr *lw, const struct packet *packet)
+{
+    const uint8_t *ip = packet->data + FRAME_IP;
+    const struct neighbor_config *own = lw->config->side[LWAFTR_V4].neighbor;
+    return load_be16(packet->data + ETHERNET_TYPE) == WIRE_IPV4 &&
+           load_be16(ip + IPV4_FRAGMENT) & IPV4_IS_FRAGMENT &&
+           memcmp(ip + IPV4_DESTINATION, own->ip, 4) != 0 &&
+           !binding_table_is_managed(lw->config->table,
+                                     load_be32(ip + IPV4_DESTINATION));
+}
+
 static struct packet *reassemble(struct lwaftr *lw, uint32_t side,
                                  struct packet *packet)
 {
+    if (side == LWAFTR_V4 && !lw->config->compat && is_nobodys_fragment(lw, packet)) {
+        lw->counters[LWAFTR_IN_IPV4_FRAG_REASSEMBLY_UNNEEDED]++;
+        return packet;
+    }
     if (side == LWAFTR_V4)
         return reassemble_ipv4(lw->reassembler[side], lw->freelist, packet, lw->now,
                                lw->counters);

@@ -33,7 +33,8 @@ Pings. Of our addresses are answered if their checksum is right, their source is
     host, and they were sent to one station.
 Fragments. Protocol is part of IPv4's key; the header is the first fragment's; exact
     duplicates do not matter; overlaps and contradictions fail the datagram, and what
-    still comes begins a new one. Atomic fragments stand alone. After a minute the rest
+    still comes begins a new one. Atomic fragments stand alone. What is for no softwire's
+    address nor ours is refused as it comes. After a minute the rest
     is not waited for, and who sent the first fragment is told, if not from a tunnel.
 """
 
@@ -177,10 +178,15 @@ class Model:
                 return None
             if not self.compat:
                 frame = frame[: ETHERNET + u16(frame, ETHERNET + 2)]
-            if is_fragment(frame[ETHERNET:]):
+            if is_fragment(frame[ETHERNET:]) and self.waits_for(frame[30:34]):
                 return self.reassembler4.ipv4(frame, self.now)
         self.reassembler4.count("in-reassembly-unneeded")
         return frame
+
+    def waits_for(self, address: bytes) -> bool:
+        """Return whether an address's fragments are put together."""
+        is_ours = address == self.settings.external.ip
+        return self.compat or is_ours or self.core.table.manages(address)
 
     def is_sound4(self, frame: bytes) -> bool:
         ip = frame[ETHERNET:]
