@@ -33,9 +33,9 @@ Pings. Of our addresses are answered if their checksum is right, their source is
     host, and they were sent to one station.
 Fragments. Protocol is part of IPv4's key; the header is the first fragment's; exact
     duplicates do not matter; overlaps and contradictions fail the datagram, and what
-    still comes begins a new one. Atomic fragments stand alone. What is for no softwire's
-    address nor ours is refused as it comes. After a minute the rest
-    is not waited for, and who sent the first fragment is told, if not from a tunnel.
+    still comes begins a new one. Atomic fragments stand alone. What is neither for a
+    softwire's address nor for ours is refused as it comes. After a minute the rest is
+    not waited for, and who sent the first fragment is told, if not from a tunnel.
 """
 
 from collections import Counter

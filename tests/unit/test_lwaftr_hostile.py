@@ -9,6 +9,9 @@ import random
 from collections.abc import Iterable
 
 import pytest
+from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from snabb_py._native import lib
 from tests.harness import Harness
@@ -81,6 +84,21 @@ def test_damaged_frames(case: Case, frames: list[Sided], compat: bool) -> None:
                     at = dice.randrange(min(len(damaged), 110))
                     damaged[at] = dice.choice((0, 1, 0x80, 0xFF, dice.randrange(256)))
                 swallow(harness, port, bytes(damaged[: dice.randrange(20, 2000)]))
+
+
+def test_fragments_for_nobody() -> None:
+    """They hold no packet, which would be missing to fragments for softwires."""
+    with Harness(make(ROWS[0], compat=False)) as harness:
+        for i in range(1000):
+            flags = {"flags": "MF", "frag": 0} if i % 2 else {"frag": 1}
+            ip = IP(src="198.51.100.1", dst="203.0.113.5", id=i, **flags)
+            harness.send([bytes(Ether() / ip / Raw(bytes(24)))])
+            harness.breathe()
+            harness.received()
+        assert harness.counters["drop-no-dest-softwire-ipv4-packets"] == 1000
+        assert "in-ipv4-frag-needs-reassembly" not in {
+            name for name, n in harness.counters.items() if n
+        }
 
 
 @mode
