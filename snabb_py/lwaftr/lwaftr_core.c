@@ -100,8 +100,13 @@ void lwaftr_from_internet(struct lwaftr *lw, struct packet *packet, uint32_t sid
     bool is_icmp = ip[IPV4_PROTOCOL] == WIRE_ICMP, compat = lw->config->compat;
     uint32_t n = packet->length - (uint32_t)(payload - packet->data);
     uint16_t port;
-    /* Of a hairpinned packet; those from the internet have been put together. */
-    if ((load_be16(ip + IPV4_FRAGMENT) & IPV4_IS_FRAGMENT) && !(is_icmp && compat)) {
+    bool is_fragment = load_be16(ip + IPV4_FRAGMENT) & IPV4_IS_FRAGMENT;
+    /* Those from the internet have been put together, but for nobody's. */
+    if (is_fragment && !compat && side == LWAFTR_V4) {
+        refuse_unbound(lw, packet, side);
+        return;
+    }
+    if (is_fragment && !(is_icmp && compat)) {
         lw->counters[LWAFTR_DROP_IPV4_FRAG_DISABLED]++;
         lwaftr_count_drop(lw, side, packet->length);
         lwaftr_free(lw, packet);

@@ -101,6 +101,9 @@ class Core:
 
     def inbound(self, ip: bytes, origin: int) -> None:
         """Take a packet to a B4: from the internet, hairpinned, or an error of ours."""
+        if is_fragment(ip) and not (self.compat or origin):
+            self.unbound(ip, origin)
+            return
         if is_fragment(ip) and not (self.compat and ip[9] == ICMP):
             self.counters["drop-ipv4-frag-disabled"] += 1
             self.drop("", ip, origin)

@@ -95,10 +95,9 @@ def test_fragments_for_nobody() -> None:
             harness.send([bytes(Ether() / ip / Raw(bytes(24)))])
             harness.breathe()
             harness.received()
+        counters = {name for name, n in harness.counters.items() if n}
         assert harness.counters["drop-no-dest-softwire-ipv4-packets"] == 1000
-        assert "in-ipv4-frag-needs-reassembly" not in {
-            name for name, n in harness.counters.items() if n
-        }
+        assert "in-ipv4-frag-needs-reassembly" not in counters
 
 
 @mode
