@@ -22,6 +22,8 @@ from snabb_py.lwaftr.lwaftr import Lwaftr
 WARM_UP = 0.2
 #: Packets for each worker: full links, and what waits for its fragments.
 WORKER_PACKETS = 16384
+#: Packets of each side in a breath: so few that they stay in the nearest cache.
+BURST = 32
 #: What each side's packets become, and the side that they leave by.
 DIRECTIONS = {"decap": "v4", "encap": "v6"}
 
@@ -155,7 +157,9 @@ def program(  # noqa: PLR0913 - the options of a program
     packets = WORKER_PACKETS * len(cpus)
     with (
         Ending() as ending,
-        Engine(workers=len(cpus), cpus=cpus, packets=packets, busy=True) as engine,
+        Engine(
+            workers=len(cpus), cpus=cpus, packets=packets, burst=BURST, busy=True
+        ) as engine,
     ):
         ending.of(engine)
         engine.commit(network(config, *sources, compat=is_compat, nworkers=len(cpus)))

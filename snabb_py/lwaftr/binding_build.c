@@ -14,7 +14,6 @@ enum {
     HUGE_PAGE = 2 << 20,
     LINE = 64,
     MIN_BITS = 1, /* of a hash's slots; 64 - 0 would be no shift */
-    NO_PORTS = 65535, /* binding_address.reserved: 65536 are, of a compat table */
     MAX_PROBES = 64, /* for an address; then another multiplier is tried */
     MAX_MULTIPLIERS = 16,
     HOLES = 4     /* slots in a row for each softwire, at most; else they are hashed */
@@ -34,8 +33,8 @@ struct builder {
     uint64_t nhashed;
 };
 
-/* While we count: first is how many softwires an address has, softwire.br its
- * reserved bits. */
+/* While we count: first is how many softwires an address has, reserved the bits of that
+ * name. */
 
 static uint32_t bits_for(uint64_t n) /* of a hash that is at most half full */
 {
@@ -47,13 +46,8 @@ static uint32_t bits_for(uint64_t n) /* of a hash that is at most half full */
 
 static struct binding_address *find_slot(const struct binding_table *t, uint32_t ipv4)
 {
-    uint32_t slot = binding_address_slot(t, ipv4);
-    struct binding_address *a = &t->addresses[slot];
-    while (a->softwire.ipv4 != ipv4 && a->psid_length != BINDING_NO_ADDRESS) {
-        slot = (slot + 1) & binding_slot_mask(t->address_shift);
-        a = &t->addresses[slot];
-    }
-    return a;
+    const struct binding_address *a = binding_begin(t, binding_key(ipv4, 0));
+    return &t->addresses[binding_probe(t, a, ipv4) - t->addresses];
 }
 
 /* Make a hash of addresses with 2^bits slots, of those that there are. */
@@ -64,8 +58,7 @@ static int resize(struct builder *b, uint32_t bits)
     if (!slots)
         return text_no_memory(b->error);
     for (uint64_t i = 0; i < 1ull << bits; i++)
-        slots[i] = (struct binding_address){.softwire.br = BINDING_NO_BR,
-                                            .psid_length = BINDING_NO_ADDRESS};
+        slots[i] = binding_no_address;
     b->t.addresses = slots;
     b->t.address_shift = 64 - bits;
     b->limit = 1u << (bits - 1);
@@ -75,7 +68,7 @@ static int resize(struct builder *b, uint32_t bits)
     for (uint64_t i = 0; i <= binding_slot_mask(old.address_shift); i++) {
         const struct binding_address *a = &old.addresses[i];
         if (a->psid_length != BINDING_NO_ADDRESS)
-            *find_slot(&b->t, a->softwire.ipv4) = *a;
+            *find_slot(&b->t, a->ipv4) = *a;
     }
     free(old.addresses);
     return 0;
@@ -83,7 +76,7 @@ static int resize(struct builder *b, uint32_t bits)
 
 static struct binding_address *find_address(struct builder *b, uint32_t ipv4)
 {
-    if (!b->last || b->last->softwire.ipv4 != ipv4)
+    if (!b->last || b->last->ipv4 != ipv4)
         b->last = find_slot(&b->t, ipv4);
     return b->last;
 }
@@ -92,7 +85,7 @@ static struct binding_address *find_address(struct builder *b, uint32_t ipv4)
  * any address, not those below 2^bits. */
 static uint32_t reserved_ports(const struct builder *b, const struct binding_address *a)
 {
-    uint32_t bits = a->softwire.br;
+    uint32_t bits = a->reserved;
     if (bits == 0 || (a->psid_length == 0 && !b->compat))
         return 0;
     return b->compat ? 1u << bits : 1u << (16 - bits);
@@ -139,7 +132,7 @@ static int refuse_mixed(const struct builder *b, const struct softwire_entry *e)
 static int note_address(struct builder *b, const struct binding_address *taken)
 {
     uint32_t bits = 64 - b->t.address_shift;
-    uint32_t home = binding_address_slot(&b->t, taken->softwire.ipv4);
+    uint32_t home = binding_address_slot(&b->t, taken->ipv4);
     uint32_t slot = (uint32_t)(taken - b->t.addresses);
     if (++b->t.naddresses > b->limit)
         return resize(b, bits + 1);
@@ -157,14 +150,16 @@ static int count_entry(struct builder *b, const struct softwire_entry *e)
     struct binding_address *a = find_address(b, e->softwire.ipv4);
     if (a->psid_length == BINDING_NO_ADDRESS) {
         *a = (struct binding_address){
-            .softwire = {.ipv4 = e->softwire.ipv4, .br = e->reserved},
+            .ipv4 = e->softwire.ipv4,
+            .reserved = e->reserved,
+            .psid_mask = (uint16_t)((1u << e->psid_length) - 1),
             .shift = (uint8_t)(16 - e->psid_length - e->reserved),
             .psid_length = e->psid_length};
         if (note_address(b, a))
             return -ENOMEM;
         a = find_address(b, e->softwire.ipv4);
     } else if (!b->compat &&
-               (a->psid_length != e->psid_length || a->softwire.br != e->reserved)) {
+               (a->psid_length != e->psid_length || a->reserved != e->reserved)) {
         return refuse_mixed(b, e);
     }
     if (is_reachable(b, a, &e->softwire))
@@ -190,13 +185,10 @@ static void lay_out(struct builder *b)
         if (a->psid_length == BINDING_NO_ADDRESS)
             continue;
         uint32_t n = a->first, slots = 1u << a->psid_length;
-        uint32_t reserved = reserved_ports(b, a);
-        a->reserved = (uint16_t)(reserved < NO_PORTS ? reserved : NO_PORTS);
-        a->softwire.br = BINDING_NO_BR;
-        a->first = 0;
-        if (a->psid_length == 0)
-            continue;
-        if (slots <= (uint64_t)HOLES * n) {
+        a->reserved = (uint16_t)reserved_ports(b, a);
+        if (n == 0) {
+            a->first = BINDING_NO_ROW;
+        } else if (slots <= (uint64_t)HOLES * n) {
             a->first = (uint32_t)b->nrow;
             b->nrow += slots;
         } else {
@@ -273,17 +265,12 @@ static struct binding_table *move(struct builder *b)
 static struct softwire *find_place(struct binding_table *t, struct binding_address *a,
                                    const struct softwire *s)
 {
-    if (s->psid >> a->psid_length == 0 && a->reserved < NO_PORTS) {
-        if (a->psid_length == 0)
-            return &a->softwire;
-        if (a->first != BINDING_HASHED)
-            return &t->row[a->first + s->psid];
-    }
-    uint64_t hash = binding_hash(t->seed, binding_key(s->ipv4, s->psid));
-    uint32_t slot = (uint32_t)(hash >> t->hashed_shift);
+    if (s->psid <= a->psid_mask && a->first < BINDING_NO_ROW)
+        return &t->row[a->first + s->psid];
+    uint64_t key = binding_key(s->ipv4, s->psid);
+    uint32_t slot = (uint32_t)(binding_hash(t->seed, key) >> t->hashed_shift);
     struct softwire *place = &t->hashed[slot];
-    while (place->br != BINDING_NO_BR &&
-           (place->ipv4 != s->ipv4 || place->psid != s->psid)) {
+    while (place->br != BINDING_NO_BR && !softwire_has_key(place, key)) {
         slot = (slot + 1) & binding_slot_mask(t->hashed_shift);
         place = &t->hashed[slot];
     }
@@ -321,7 +308,7 @@ static int fill(struct builder *b, struct binding_table *t)
 static void fill_managed(const struct softwire_list *list, struct binding_table *t)
 {
     for (uint64_t i = 0; i <= binding_slot_mask(t->address_shift); i++) {
-        uint32_t net = t->addresses[i].softwire.ipv4 >> 16;
+        uint32_t net = t->addresses[i].ipv4 >> 16;
         if (t->addresses[i].psid_length != BINDING_NO_ADDRESS)
             t->managed[net >> 6] |= 1ull << (net & 63);
     }
@@ -392,10 +379,7 @@ static struct softwire_entry *copy_out(const struct binding_table *t,
 void binding_table_entries(const struct binding_table *table,
                            struct softwire_entry *entries)
 {
-    struct softwire_entry *out = entries;
-    for (uint64_t i = 0; i <= binding_slot_mask(table->address_shift); i++)
-        out = copy_out(table, &table->addresses[i].softwire, 1, out);
-    out = copy_out(table, table->row, table->nrow, out);
+    struct softwire_entry *out = copy_out(table, table->row, table->nrow, entries);
     copy_out(table, table->hashed, 1ull << (64 - table->hashed_shift), out);
     qsort(entries, table->nsoftwires, sizeof(*entries), compare_entries);
 }

@@ -4,23 +4,26 @@
 
 enum { CHUNK = 64 }; /* packets whose lines are on their way at once */
 
+const struct binding_address binding_no_address = {.first = BINDING_NO_ROW,
+                                                   .psid_length = BINDING_NO_ADDRESS};
 const struct softwire binding_no_softwire = {.br = BINDING_NO_BR};
 
 static void lookup_chunk(const struct binding_table *t, const uint32_t *ipv4,
                          const uint16_t *port, uint32_t n, const struct softwire **out)
 {
-    uint32_t slot[CHUNK];
-    uint16_t psid[CHUNK];
+    const struct binding_address *addresses[CHUNK];
+    uint64_t keys[CHUNK];
     for (uint32_t i = 0; i < n; i++) {
-        slot[i] = binding_address_slot(t, ipv4[i]);
-        __builtin_prefetch(&t->addresses[slot[i]]);
+        keys[i] = binding_key(ipv4[i], port[i]);
+        addresses[i] = binding_begin(t, keys[i]);
+        __builtin_prefetch(addresses[i]);
     }
     for (uint32_t i = 0; i < n; i++) {
-        out[i] = binding_place(t, binding_probe(t, ipv4[i], slot[i]), port[i], &psid[i]);
+        out[i] = binding_place(t, binding_probe(t, addresses[i], ipv4[i]), &keys[i]);
         __builtin_prefetch(out[i]);
     }
     for (uint32_t i = 0; i < n; i++)
-        out[i] = binding_settle(t, out[i], ipv4[i], psid[i]);
+        out[i] = binding_settle(t, out[i], keys[i]);
 }
 
 void binding_table_lookup(const struct binding_table *t, const uint32_t *ipv4,
@@ -54,8 +57,8 @@ static bool is_in_range(const struct binding_table *t, uint32_t ipv4)
 const struct binding_address *binding_table_address(const struct binding_table *t,
                                                     uint32_t ipv4)
 {
-    uint32_t slot = binding_address_slot(t, ipv4);
-    const struct binding_address *a = binding_probe(t, ipv4, slot);
+    const struct binding_address *a =
+        binding_probe(t, binding_begin(t, binding_key(ipv4, 0)), ipv4);
     return a->psid_length != BINDING_NO_ADDRESS ? a : NULL;
 }
 

@@ -1,14 +1,16 @@
 #ifndef SNABB_PY_LWAFTR_BINDING_TABLE_H
 #define SNABB_PY_LWAFTR_BINDING_TABLE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "snabb_py/engine/engine.h"
 
 #include "snabb_py/lwaftr/binding_table_abi.h"
 
-_Static_assert(sizeof(struct softwire) == 24, "no padding");
-_Static_assert(sizeof(struct binding_address) == 32, "two to a cache line");
+_Static_assert(sizeof(struct softwire) == 32, "two to a cache line");
+_Static_assert(sizeof(struct binding_address) == 16, "four to a cache line");
+_Static_assert(offsetof(struct softwire, br) == 0 && offsetof(struct softwire, psid) == 2 &&
+                   offsetof(struct softwire, ipv4) == 4 &&
+                   __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "binding_key() has the layout of a softwire");
 
 /* The multipliers of MurmurHash3's finalizer; the top bits are the slot. */
 static inline uint64_t binding_hash(uint64_t seed, uint64_t key)
@@ -18,9 +20,29 @@ static inline uint64_t binding_hash(uint64_t seed, uint64_t key)
     return h * 0xc4ceb9fe1a85ec53;
 }
 
-static inline uint64_t binding_key(uint32_t ipv4, uint16_t psid)
+/* What a softwire begins with, but for its br: 0 here. Of an address and a port what is
+ * looked up, of an address and a PSID what is found. */
+static inline uint64_t binding_key(uint32_t ipv4, uint16_t port_or_psid)
 {
-    return (uint64_t)ipv4 << 16 | psid;
+    return (uint64_t)ipv4 << 32 | (uint32_t)port_or_psid << 16;
+}
+
+static inline uint32_t binding_key_ipv4(uint64_t key)
+{
+    return (uint32_t)(key >> 32);
+}
+
+static inline uint64_t softwire_word(const struct softwire *s)
+{
+    uint64_t word;
+    memcpy(&word, s, sizeof(word));
+    return word;
+}
+
+/* One comparison: if all else is the same the difference is the br. */
+static inline bool softwire_has_key(const struct softwire *s, uint64_t key)
+{
+    return (softwire_word(s) ^ key) < BINDING_NO_BR;
 }
 
 static inline uint32_t binding_slot_mask(uint32_t shift)
@@ -38,53 +60,57 @@ static inline uint32_t binding_address_slot(const struct binding_table *t,
 }
 
 /* ---- the steps of binding_table_lookup(), for bursts that do something else on the way:
- * the slot is prefetched before the first, what the second finds before the third ---- */
+ * what the first returns is prefetched before the second, and so on ---- */
 
+extern const struct binding_address binding_no_address;
 extern const struct softwire binding_no_softwire;
+
+/* Where the search for the address of a key begins. */
+static inline const struct binding_address *
+binding_begin(const struct binding_table *t, uint64_t key)
+{
+    return &t->addresses[binding_address_slot(t, binding_key_ipv4(key))];
+}
 
 /* The slot of an address: its own, or the free one that ends the search for it. */
 static inline const struct binding_address *
-binding_probe(const struct binding_table *t, uint32_t ipv4, uint32_t slot)
+binding_probe(const struct binding_table *t, const struct binding_address *a, uint32_t ipv4)
 {
     uint32_t mask = binding_slot_mask(t->address_shift);
-    const struct binding_address *a = &t->addresses[slot];
-    while (a->softwire.ipv4 != ipv4 && a->psid_length != BINDING_NO_ADDRESS) {
-        slot = (slot + 1) & mask;
-        a = &t->addresses[slot];
-    }
+    while (unlikely(a->ipv4 != ipv4) && a->psid_length != BINDING_NO_ADDRESS)
+        a = &t->addresses[(uint32_t)(a - t->addresses + 1) & mask];
     return a;
 }
 
-/* Where the softwire of an address and port would be; *psid: what must stand there. */
+/* Where the softwire of an address and port would be; *key becomes what must stand
+ * there. */
 static inline const struct softwire *binding_place(const struct binding_table *t,
-                                           const struct binding_address *a,
-                                           uint32_t port, uint16_t *psid)
+                                                   const struct binding_address *a,
+                                                   uint64_t *key)
 {
-    *psid = 0;
-    if (a->psid_length == BINDING_NO_ADDRESS || port < a->reserved)
+    uint32_t port = (uint32_t)*key >> 16, psid = port >> a->shift & a->psid_mask;
+    if (unlikely(port < a->reserved))
         return &binding_no_softwire;
-    if (a->psid_length == 0)
-        return &a->softwire;
-    *psid = (uint16_t)(port >> a->shift & ((1u << a->psid_length) - 1));
-    if (a->first != BINDING_HASHED)
-        return &t->row[a->first + *psid];
-    uint64_t key = binding_key(a->softwire.ipv4, *psid);
-    return &t->hashed[binding_hash(t->seed, key) >> t->hashed_shift];
+    *key = (*key & ~0xffff0000ull) | psid << 16;
+    if (likely(a->first < BINDING_NO_ROW))
+        return &t->row[a->first + psid];
+    if (a->first == BINDING_NO_ROW)
+        return &binding_no_softwire;
+    return &t->hashed[binding_hash(t->seed, *key) >> t->hashed_shift];
 }
 
-/* What binding_place() led to, or NULL. In the row there is the right softwire or none; in the
- * hash it may stand further on. */
-static inline const struct softwire *binding_settle(const struct binding_table *t,
-                                            const struct softwire *s, uint32_t ipv4,
-                                            uint16_t psid)
+/* What binding_place() led to, or NULL. In the row there is the right softwire or none;
+ * in the hash it may stand further on. */
+static inline const struct softwire *
+binding_settle(const struct binding_table *t, const struct softwire *s, uint64_t key)
 {
-    while (s->br != BINDING_NO_BR) {
-        if (s->psid == psid && s->ipv4 == ipv4)
-            return s;
+    while (!softwire_has_key(s, key)) {
+        if (s->br == BINDING_NO_BR)
+            return NULL;
         uint32_t slot = (uint32_t)(s - t->hashed) + 1;
         s = &t->hashed[slot & binding_slot_mask(t->hashed_shift)];
     }
-    return NULL;
+    return s;
 }
 
 /* binding_table_has_address(), and what mostly answers it: packets to the internet are

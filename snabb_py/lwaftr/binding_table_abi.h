@@ -1,29 +1,35 @@
 /* The binding table: whose IPv4 address and ports are behind which B4 (RFC 7596, 6.1).
  *
  * Immutable once built; any number of workers read it without a lock. Addresses are in
- * a hash of their own. One that is not shared holds its softwire there; those of a
- * shared one lie in a row by PSID, or, where that would be mostly holes, in a second
- * hash: one line of the address, mostly in the cache, and one of the softwire. */
+ * a hash of their own. The softwires of an address lie in a row by PSID, or, where that
+ * would be mostly holes, in a second hash: one line of the address, mostly in the cache,
+ * and one of the softwire. */
 
 enum {
-    BINDING_NO_BR = 0xffff,        /* softwire.br: there is no softwire here */
-    BINDING_NO_ADDRESS = 0xff,     /* binding_address.psid_length: a free slot */
-    BINDING_HASHED = 0xffffffff    /* binding_address.first: look in the second hash */
+    BINDING_NO_BR = 0xffff,          /* softwire.br: there is no softwire here */
+    BINDING_NO_ADDRESS = 0xff,       /* binding_address.psid_length: a free slot */
+    BINDING_NO_ROW = 0xfffffffe,     /* binding_address.first, of a free slot */
+    BINDING_HASHED = 0xffffffff      /* the same: look in the second hash */
 };
 
+/* Half a cache line, so that none lies across two. The first 8 bytes are compared as
+ * one; see binding_key(). */
 struct softwire {
-    uint32_t ipv4; /* host order */
-    uint16_t psid;
     uint16_t br;   /* index into binding_table.br, or BINDING_NO_BR */
+    uint16_t psid;
+    uint32_t ipv4; /* host order */
     uint8_t b4[16];
+    uint64_t reserved;
 };
 
 struct binding_address {
-    struct softwire softwire; /* its ipv4 holds always, the rest if psid_length is 0 */
-    uint32_t first;           /* of the softwires in the row, or BINDING_HASHED */
-    uint16_t reserved;        /* ports below this one are nobody's */
-    uint8_t shift;            /* PSID = port >> shift, its lowest psid_length bits */
-    uint8_t psid_length;      /* or BINDING_NO_ADDRESS */
+    uint32_t ipv4;       /* host order */
+    uint32_t first;      /* of the softwires in the row, or BINDING_HASHED */
+    uint16_t reserved;   /* ports below this one are nobody's */
+    uint16_t psid_mask;  /* PSID = port >> shift & psid_mask */
+    uint8_t shift;
+    uint8_t psid_length; /* bits of the mask, or BINDING_NO_ADDRESS */
+    uint16_t padding;
 };
 
 struct binding_range { /* of addresses that are managed, with softwires or without */
@@ -35,7 +41,7 @@ struct binding_table {
     uint64_t seed;                     /* of the hash of softwires */
     uint64_t multiplier;               /* of the hash of addresses; odd */
     struct binding_address *addresses; /* a hash; never full */
-    struct softwire *row;
+    struct softwire *row;              /* those of each address, by PSID */
     struct softwire *hashed;           /* a hash; never full */
     uint8_t (*br)[16];
     struct binding_range *ranges;      /* sorted, disjoint; only of the old format */

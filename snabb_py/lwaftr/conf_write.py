@@ -20,8 +20,8 @@ from snabb_py.lwaftr.conf_types import (
 )
 from snabb_py.lwaftr.conf_values import show_mac
 
-#: struct softwire_entry: ipv4, psid, br, b4, at, psid_length, reserved.
-_ENTRY: Final = struct.Struct("=IHH16sQBB6x")
+#: struct softwire_entry: br, psid, ipv4, b4, at, psid_length, reserved.
+_ENTRY: Final = struct.Struct("=HHI16s8xQBB6x")
 _ESCAPES: Final = str.maketrans(
     {"\\": r"\\", '"': r"\"", "\n": r"\n", "\t": r"\t"},
 )
@@ -118,7 +118,7 @@ def _entries(table: BindingTable) -> Iterator[tuple[str, int, str, str, int, int
     lib.binding_table_entries(table.table, entries)
     t = table.table
     brs = [socket.inet_ntop(socket.AF_INET6, bytes(t.br[i])) for i in range(t.nbr)]
-    for ipv4, psid, br, b4, _, *ports in _ENTRY.iter_unpack(ffi.buffer(entries)):
+    for br, psid, ipv4, b4, _, *ports in _ENTRY.iter_unpack(ffi.buffer(entries)):
         b4_text = socket.inet_ntop(socket.AF_INET6, b4)
         yield show_ipv4(ipv4), psid, b4_text, brs[br], ports[0], ports[1]
 

@@ -82,24 +82,35 @@ static inline uint32_t ipv4_header_size(const uint8_t *ip)
     return (ip[0] & 15u) * 4;
 }
 
-/* One hop less (RFC 1624, equation 3; ~m + m' is 0xfeff whatever the TTL was). A wrong
- * checksum stays wrong. */
-static inline void ipv4_decrement_ttl(uint8_t *ip)
+/* TTL, protocol and checksum, one word of memory, with one hop less. The checksum becomes
+ * 0x100 more, in network order, as RFC 1624, equation 3, has it: never 0xffff. A wrong one
+ * stays wrong. */
+static inline uint64_t ipv4_one_hop_less(uint64_t word)
 {
-    uint32_t sum = (load_be16(ip + IPV4_CHECKSUM) ^ 0xffffu) + 0xfeff;
-    sum = (sum & 0xffff) + (sum >> 16);
-    store_be16(ip + IPV4_CHECKSUM, (uint16_t)~sum);
-    ip[IPV4_TTL]--;
+    return word + 0xffff + ((word + 0x20000) >> 32 << 16);
 }
 
-/* The header in front of a tunnelled packet. */
+static inline void ipv4_decrement_ttl(uint8_t *ip)
+{
+    uint32_t word;
+    memcpy(&word, ip + IPV4_TTL, sizeof(word));
+    word = (uint32_t)ipv4_one_hop_less(word);
+    memcpy(ip + IPV4_TTL, &word, sizeof(word));
+}
+
+/* The first 8 bytes of the header in front of a tunnelled packet, as memory has them. */
+static inline uint64_t ipv6_tunnel_word(uint64_t tos, uint64_t flow_label, uint64_t length)
+{
+    const uint64_t rest = 6ull << 60 | WIRE_IPV4_IN_IPV6 << 8 | 255 /* hop limit */;
+    return htobe64(rest | tos << 52 | flow_label << 32 | length << 16);
+}
+
 static inline void ipv6_write_tunnel(uint8_t *ipv6, uint8_t tos, uint32_t flow_label,
                                      uint32_t length, const uint8_t *br,
                                      const uint8_t *b4)
 {
-    store_be32(ipv6, 6u << 28 | (uint32_t)tos << 20 | flow_label);
-    store_be32(ipv6 + IPV6_PAYLOAD_LENGTH,
-               length << 16 | WIRE_IPV4_IN_IPV6 << 8 | 255 /* hop limit */);
+    uint64_t begin = ipv6_tunnel_word(tos, flow_label, length);
+    memcpy(ipv6, &begin, sizeof(begin));
     memcpy(ipv6 + IPV6_SOURCE, br, 16);
     memcpy(ipv6 + IPV6_DESTINATION, b4, 16);
 }
@@ -135,6 +146,20 @@ static inline bool filter_matches(const struct lwaftr_filter *filter,
     return !filter->program ||
            bpf_run(filter->program, packet->data, packet->length) != 0;
 }
+
+/* ---- bursts (lwaftr_burst.c) ---------------------------------------------- */
+
+/* Frames that came from a card are not in the cache; what describes them is. */
+static inline void prefetch_frames(struct packet *const *packets, uint32_t n)
+{
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < n; i++)
+        __builtin_prefetch(packets[i]->data);
+}
+
+/* Take frames that came in on a side, and put what becomes of them on the links. */
+void lwaftr_push_burst(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
+                       uint32_t n);
 
 /* ---- the edge (lwaftr_edge.c): what lies between core and links ----------- */
 

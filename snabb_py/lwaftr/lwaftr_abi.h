@@ -1,5 +1,5 @@
 /* The lwAFTR's app: what is configured, what it keeps. The way of a packet is in
- * lwaftr.c (the common ones), lwaftr_edge.c and lwaftr_core.c (all others). */
+ * lwaftr_burst.c (the common ones), lwaftr_edge.c and lwaftr_core.c (all others). */
 
 enum { /* sides: ports of the app, and packets by where they came from */
     LWAFTR_V4 = 0, /* external: the internet */

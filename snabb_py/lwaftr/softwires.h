@@ -6,7 +6,7 @@
 
 #include "snabb_py/lwaftr/softwires_abi.h"
 
-_Static_assert(sizeof(struct softwire_entry) == 40, "no padding that is not named");
+_Static_assert(sizeof(struct softwire_entry) == 48, "no padding that is not named");
 
 /* Room for an IPv4 address as text. */
 struct ipv4_text {
