@@ -11,6 +11,7 @@ import errno
 import mmap
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from snabb_py._native import ffi, lib
@@ -28,7 +29,7 @@ PACKET_IGNORE_OUTGOING = 23
 PACKET_MR_PROMISC = 1
 TPACKET_V2 = 1
 ETH_P_ALL = 3
-SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+SO_ATTACH_FILTER, SO_SNDBUFFORCE = 26, 32  # asm-generic/socket.h
 
 #: Bytes on their way out that the kernel holds for us before it makes us wait: 1.3 ms
 #: of 10 Gbps in full frames, with what the kernel's own structures take.
@@ -36,6 +37,31 @@ SEND_BUFFER = 2 << 20
 
 #: Fewer blocks are tried when memory is short: 510, 240, 60, 30 frames.
 RING_BLOCKS = (lib.RAWSOCKET_BLOCKS, 8, 2, 1)
+
+# linux/filter.h
+LOAD_BYTE, LOAD_HALF, LOAD_WORD = 0x30, 0x28, 0x20
+IF_SET, IF_EQUAL, RETURN = 0x45, 0x15, 0x06
+Instruction = tuple[int, int, int, int]  #: struct sock_filter: code, jt, jf, k
+
+
+def filter_for(macs: Sequence[bytes]) -> list[Instruction]:
+    """Return a program that lets frames pass for these stations, and for groups.
+
+    Args:
+        macs: of 6 bytes, 60 at most.
+    """
+    checks: list[Instruction] = []
+    for mac in reversed(macs):
+        to_accept = len(checks) + 1
+        checks = [
+            (LOAD_WORD, 0, 0, 0),
+            (IF_EQUAL, 0, 2, int.from_bytes(mac[:4], "big")),
+            (LOAD_HALF, 0, 0, 4),
+            (IF_EQUAL, to_accept, 0, int.from_bytes(mac[4:], "big")),
+            *checks,
+        ]
+    group = [(LOAD_BYTE, 0, 0, 0), (IF_SET, len(checks) + 1, 0, 1)]
+    return [*group, *checks, (RETURN, 0, 0, 0), (RETURN, 0, 0, 0xFFFFFFFF)]
 
 
 class PacketSocket(netdev.Followed):
@@ -45,12 +71,13 @@ class PacketSocket(netdev.Followed):
 
     Args:
         ifname: of an interface with Ethernet frames; it need not be up.
+        macs: whose frames come, beside those to groups; none: all do.
 
     Raises:
         DeviceError: there is no such interface, or we may not.
     """
 
-    def __init__(self, ifname: str) -> None:
+    def __init__(self, ifname: str, macs: Sequence[bytes] = ()) -> None:
         super().__init__("raw", ifname)
         self._has_said_jammed = False
         self._ring: mmap.mmap | None = None
@@ -67,6 +94,8 @@ class PacketSocket(netdev.Followed):
             undo.callback(self._socket.close)
             self.state = ffi.new("struct rawsocket *", {"fd": self._socket.fileno()})
             self._set_options()
+            if macs:
+                self._attach(filter_for(macs))
             self._make_ring()
             undo.callback(self._drop_ring)
             with netdev.step(
@@ -92,6 +121,17 @@ class PacketSocket(netdev.Followed):
                 self._socket.setsockopt(
                     socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER
                 )
+
+    def _attach(self, program: Sequence[Instruction]) -> None:
+        """Have the kernel drop what this does not let pass, before it is copied."""
+        code = ffi.from_buffer(b"".join(struct.pack("=HBBI", *op) for op in program))
+        where = int(ffi.cast("uintptr_t", code))
+        with netdev.step(f"raw:{self.ifname}: attach a filter"):
+            self._socket.setsockopt(  # struct sock_fprog
+                socket.SOL_SOCKET,
+                SO_ATTACH_FILTER,
+                struct.pack("HP", len(program), where),
+            )
 
     def _bind(self) -> None:
         """Bind to the interface of our name; OSError when that cannot be."""
@@ -220,11 +260,13 @@ class RawSocket(App):
                 +-----------+
 
     What comes in on `rx` is sent over the interface; what the interface receives goes
-    out on `tx`, in whole frames with their VLAN tags, whoever they are for. Either port
-    may be left unlinked. Offload metadata are understood and given.
+    out on `tx`, in whole frames with their VLAN tags. Either port may be left unlinked.
+    Offload metadata are understood and given.
 
     Args:
         ifname: the interface; it may go down, be renamed, or be deleted and come back.
+        macs: stations whose frames are received, and those to groups; none: all are,
+            whoever they are for.
 
     Counters: `rx-packets`, `rx-bytes`, `rx-super-frames` (to be cut up),
     `rx-super-frames-cut` (of these: in a tunnel of IP in IP, which no metadata
@@ -261,14 +303,16 @@ class RawSocket(App):
     )
     ops = ffi.addressof(lib.rawsocket_ops)
 
-    def __init__(self, ifname: str) -> None:
+    def __init__(self, ifname: str, macs: Sequence[bytes] = ()) -> None:
         netdev.check_name(ifname)
         self.ifname = ifname
+        self.macs = tuple(macs)
 
     def open(self, resources: Resources) -> None:
         """Borrow the interface's socket."""
+        stations = "".join(f",{mac.hex(':')}" for mac in self.macs)
         self.socket = resources.borrow(
-            f"raw:{self.ifname}", lambda: PacketSocket(self.ifname)
+            f"raw:{self.ifname}{stations}", lambda: PacketSocket(self.ifname, self.macs)
         )
         self.state = self.socket.state
 

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any
 
 from snabb_py.apps.basic import Join, Silence
+from snabb_py.apps.rawsocket import RawSocket
 from snabb_py.apps.traffic import Generator, Template
 from snabb_py.cli.card_wires import LEAST_SIZE, parse_sizes
 from snabb_py.cli.cards import parse_sim
@@ -169,6 +170,17 @@ def join(
         network.link(f"{app}.{port} -> {target}")
 
 
+def receive_own(network: Config, port: str, lw: LwaftrConfig) -> None:
+    """Let an interface of the kernel receive what is sent to us, not to others."""
+    spec = network.apps.get(port)
+    if spec and issubclass(spec.cls, RawSocket):
+        queue = lw.instances[0].queues[0]
+        ends = {"v4": [queue.external], "v6": [queue.internal]}
+        macs = [end.mac for end in ends.get(port, [queue.external, queue.internal])]
+        del network.apps[port]
+        network.app(port, spec.cls, worker=spec.worker, **spec.args, macs=macs)
+
+
 def build(
     lw: LwaftrConfig,
     words: dict[str, str],
@@ -206,6 +218,7 @@ def build(
                 network.place(app, worker)
         if end.entry and issubclass(network.apps[end.entry].cls, Generator):
             make_traffic(network, end, lw)
+        receive_own(network, port, lw)
         join(network, port, end, worker, lwaftrs)
         ends[port] = replace(end, word=f"{word} ({port})")
     ways = {("stick", "stick"): 0} if is_stick else WAYS

@@ -154,6 +154,27 @@ def test_frames_come_in_as_they_were_sent(cable: Cable) -> None:
         assert harness.counters == {"rx-packets": n, "rx-bytes": size}
 
 
+@pytest.mark.parametrize("nmacs", [1, 2, 60])
+def test_frames_for_others_do_not_come_in(cable: Cable, nmacs: int) -> None:
+    """Those for the given stations do, and for groups; a tag is no matter."""
+    macs = [bytes([2, 0, 0, 0, i, i]) for i in range(nmacs)]
+    groups = [bytes.fromhex(mac) for mac in ("ffffffffffff", "333300000001")]
+    others = [bytes.fromhex(mac) for mac in ("020000000001", "02aaaaaaaaaa")]
+    tags = [[], [(0x8100, 5)]]
+    sent = [
+        mac + filled(60, *tag)[6:]
+        for mac in (macs[0], *others, macs[-1], *groups)
+        for tag in tags
+    ]
+    with Harness(RawSocket(cable.a, macs)) as harness:
+        for frame in sent:
+            cable.end.send(frame)
+        wanted = [frame for frame in sent if frame[:6] in {*macs, *groups}]
+        assert harness.drain() == wanted
+        assert harness.counters["rx-packets"] == len(wanted)
+        assert not drops(harness)
+
+
 def test_frames_go_out_as_they_are(cable: Cable) -> None:
     with Harness(RawSocket(cable.a)) as harness:
         harness.send(FRAMES)
