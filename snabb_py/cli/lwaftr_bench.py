@@ -22,8 +22,10 @@ from snabb_py.lwaftr.lwaftr import Lwaftr
 WARM_UP = 0.2
 #: Packets for each worker: full links, and what waits for its fragments.
 WORKER_PACKETS = 16384
-#: Packets of each side in a breath: so few that they stay in the nearest cache.
-BURST = 32
+#: Bytes of each side's frames in a breath, about: so few that the copies stay in the
+#: nearest cache from one breath to the next. And packets, at least and at most.
+BREATH_BYTES = 5000
+LEAST_BURST, MOST_BURST = 8, 32
 #: What each side's packets become, and the side that they leave by.
 DIRECTIONS = {"decap": "v4", "encap": "v6"}
 
@@ -38,6 +40,12 @@ def templates(path: Path) -> list[Template]:
     if not frames:
         raise ConfigError(f"{path}: no packet in it")
     return frames
+
+
+def burst_of(frames: list[Template]) -> int:
+    """Return how many of these frames a breath brings in."""
+    mean = sum(len(template.frame) for template in frames) // len(frames)
+    return max(LEAST_BURST, min(MOST_BURST, BREATH_BYTES // mean))
 
 
 def network(
@@ -155,10 +163,11 @@ def program(  # noqa: PLR0913 - the options of a program
     load_seconds = time.monotonic() - begin
     sources = templates(v4), templates(v6)
     packets = WORKER_PACKETS * len(cpus)
+    burst = burst_of([frame for source in sources for frame in source])
     with (
         Ending() as ending,
         Engine(
-            workers=len(cpus), cpus=cpus, packets=packets, burst=BURST, busy=True
+            workers=len(cpus), cpus=cpus, packets=packets, burst=burst, busy=True
         ) as engine,
     ):
         ending.of(engine)
