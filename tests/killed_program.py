@@ -123,6 +123,9 @@ class Program:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Killed, it would leave its notes and its huge pages to the next one.
+        if error is None and self.process and self.process.poll() is None:
+            self.end()
         self.kill()
         self._log.close()
         if error:
