@@ -315,7 +315,7 @@ static bool is_of_softwire(const struct lwaftr *lw, const uint8_t *ipv6, uint32_
                            const uint8_t *destination)
 {
     if (n < WIRE_IPV6_SIZE + WIRE_IPV4_SIZE || ipv6[0] >> 4 != 6 ||
-        ipv6[IPV6_NEXT_HEADER] != WIRE_IPV4_IN_IPV6 ||
+        ipv6[IPV6_NEXT_HEADER] != WIRE_IPV4_IN_IP ||
         !ipv6_is_same(ipv6 + IPV6_SOURCE, destination))
         return false;
     const uint8_t *ip = ipv6 + WIRE_IPV6_SIZE;

@@ -26,7 +26,6 @@ _Static_assert(LWAFTR_DROP_VLAN_IPV6_PACKETS == LWAFTR_DROP_VLAN_IPV4_PACKETS + 
                "single ones");
 
 enum {
-    WIRE_IPV4_IN_IPV6 = 4, /* next header */
     IPV4_TOS = 1,
     IPV4_TTL = 8,
     IPV6_HOP_LIMIT = 7,
@@ -101,7 +100,7 @@ static inline void ipv4_decrement_ttl(uint8_t *ip)
 /* The first 8 bytes of the header in front of a tunnelled packet, as memory has them. */
 static inline uint64_t ipv6_tunnel_word(uint64_t tos, uint64_t flow_label, uint64_t length)
 {
-    const uint64_t rest = 6ull << 60 | WIRE_IPV4_IN_IPV6 << 8 | 255 /* hop limit */;
+    const uint64_t rest = 6ull << 60 | WIRE_IPV4_IN_IP << 8 | 255 /* hop limit */;
     return htobe64(rest | tos << 52 | flow_label << 32 | length << 16);
 }
 

@@ -161,7 +161,7 @@ INLINE bool judge_inbound(struct burst *burst, const struct way *way)
 /* From a B4, and not to another one. ECN says nothing, or nothing new (RFC 6040, 4.2). */
 INLINE bool judge_outbound(struct burst *burst, const struct way *way)
 {
-    const uint64_t outer = 6ull << 60 | WIRE_IPV4_IN_IPV6 << 8, kind = 15ull << 60 | 0xff00;
+    const uint64_t outer = 6ull << 60 | WIRE_IPV4_IN_IP << 8, kind = 15ull << 60 | 0xff00;
     const struct lwaftr_config *config = way->config;
     const struct binding_table *table = config->table;
     int64_t headers = FRAME_TUNNELLED + way->tag;

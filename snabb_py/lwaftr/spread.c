@@ -20,7 +20,6 @@
 enum {
     BURST = 128,
     FRAGMENT_HEADER = 8,
-    IPV4_IN_IPV6 = 4, /* next header */
     NDP_FIRST = 133,  /* router solicitation */
     NDP_LAST = 137,   /* redirect */
     FIRST_WORKER = 0, /* whose is what is no flow's */
@@ -104,7 +103,7 @@ static uint32_t choose_ipv6(const struct turn *turn, const uint8_t *ip,
                             const struct walk *walk)
 {
     uint64_t words[4];
-    if (walk->next == IPV4_IN_IPV6 && wire_has(walk->end, walk->at, WIRE_IPV4_SIZE))
+    if (walk->next == WIRE_IPV4_IN_IP && wire_has(walk->end, walk->at, WIRE_IPV4_SIZE))
         return choose_ipv4(turn, walk->frame + walk->at);
     load_ipv6(ip, words);
     return choose(turn, words, 4);
