@@ -477,11 +477,18 @@ static struct packet *take(struct reassembler *r, struct freelist *freelist,
 }
 
 /* What has no room for an EtherType is no frame: nobody looks into it. */
-static struct packet *pass(const struct reassembler *r, struct freelist *freelist,
-                           struct packet *packet, enum verdict verdict,
-                           uint64_t *counters)
+static inline struct packet *
+reassemble(struct reassembler *r, struct freelist *freelist, struct packet *packet,
+           uint64_t now, uint64_t *counters,
+           enum verdict classify(const struct packet *, bool, struct fragment *))
 {
     const struct names *names = &names_of[r->kind];
+    struct fragment fragment;
+    enum verdict verdict = MALFORMED;
+    if (likely(packet->length >= WIRE_ETHERNET_SIZE))
+        verdict = classify(packet, r->compat, &fragment);
+    if (verdict == FRAGMENT)
+        return take(r, freelist, packet, &fragment, now, counters);
     if (verdict == MALFORMED)
         return drop(freelist, packet, &counters[names->malformed]);
     counters[names->unneeded]++;
@@ -492,26 +499,14 @@ struct packet *reassemble_ipv4(struct reassembler *reassembler,
                                struct freelist *freelist, struct packet *packet,
                                uint64_t now, uint64_t *counters)
 {
-    struct fragment fragment;
-    enum verdict verdict = MALFORMED;
-    if (likely(packet->length >= WIRE_ETHERNET_SIZE))
-        verdict = classify_ipv4(packet, reassembler->compat, &fragment);
-    if (verdict != FRAGMENT)
-        return pass(reassembler, freelist, packet, verdict, counters);
-    return take(reassembler, freelist, packet, &fragment, now, counters);
+    return reassemble(reassembler, freelist, packet, now, counters, classify_ipv4);
 }
 
 struct packet *reassemble_ipv6(struct reassembler *reassembler,
                                struct freelist *freelist, struct packet *packet,
                                uint64_t now, uint64_t *counters)
 {
-    struct fragment fragment;
-    enum verdict verdict = MALFORMED;
-    if (likely(packet->length >= WIRE_ETHERNET_SIZE))
-        verdict = classify_ipv6(packet, reassembler->compat, &fragment);
-    if (verdict != FRAGMENT)
-        return pass(reassembler, freelist, packet, verdict, counters);
-    return take(reassembler, freelist, packet, &fragment, now, counters);
+    return reassemble(reassembler, freelist, packet, now, counters, classify_ipv6);
 }
 
 struct packet *reassemble_tunnelled(struct reassembler *reassembler,
