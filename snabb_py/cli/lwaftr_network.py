@@ -34,8 +34,6 @@ APP = "lwaftr"
 MADE_UP_SOFTWIRES = 16384
 #: Ports that packets come in by and leave by -> the side that they come from.
 WAYS = {("v4", "v6"): IPV4, ("v6", "v4"): IPV6}
-
-
 #: Counters of what was never a packet that came in: an error that we did not send.
 _UNSENT = ("over-rate-limit", "out-by-policy")
 
@@ -122,11 +120,8 @@ def make_traffic(network: Config, interface: Interface, lw: LwaftrConfig) -> Non
     v6 = from_b4s(softwires, internal, sizes)
     both = chain.from_iterable(zip(v4, v6, strict=True))
     frames = {"v4": v4, "v6": v6, "stick": both}
-    spec = network.apps[interface.entry]
-    del network.apps[interface.entry]
     side = interface.transmit.partition(".")[0]
-    arguments = {**spec.args, "frames": [Template(f) for f in frames[side]]}
-    network.app(interface.entry, spec.cls, worker=spec.worker, **arguments)
+    network.give(interface.entry, frames=[Template(f) for f in frames[side]])
 
 
 def cable(end: Any) -> Ends:
@@ -176,9 +171,8 @@ def receive_own(network: Config, port: str, lw: LwaftrConfig) -> None:
     if spec and issubclass(spec.cls, RawSocket):
         queue = lw.instances[0].queues[0]
         ends = {"v4": [queue.external], "v6": [queue.internal]}
-        macs = [end.mac for end in ends.get(port, [queue.external, queue.internal])]
-        del network.apps[port]
-        network.app(port, spec.cls, worker=spec.worker, **spec.args, macs=macs)
+        own = ends.get(port, [queue.external, queue.internal])
+        network.give(port, macs=[end.mac for end in own])
 
 
 def build(

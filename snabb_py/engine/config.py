@@ -126,6 +126,11 @@ class Config:
         """Put an app on a worker, whatever was said before."""
         self.apps[name] = replace(self.apps[name], worker=worker)
 
+    def give(self, name: str, **args: Any) -> None:
+        """Give an app arguments beside, or in place of, those that it has."""
+        spec = self.apps[name]
+        self.apps[name] = replace(spec, args={**spec.args, **args})
+
     def link(self, text: str) -> None:
         """Add a link, "from.port -> to.port"; the apps may come later.
 
