@@ -80,8 +80,7 @@ def _leave_out(config: Config, source: Interface, target: Interface) -> None:
     """Remove what only the direction that is not wanted would have used."""
     entry = source.entry
     if source.sim and entry and issubclass(config.apps[entry].cls, FiniteSource):
-        del config.apps[entry]
-        config.links = {link for link in config.links if link.from_app != entry}
+        config.remove([entry])
     if source.sim and target.sim:
         return
     gone = {target.transmit.partition(".")[0]}

@@ -468,11 +468,11 @@ def transition(old: Network, new: Network) -> Config | None:
         keeps_vm = after is not None and (
             old.config.apps[chain.vm] == new.config.apps[after.vm]
         )
-        _remove(config, chain.apps - ({chain.vm} if keeps_vm else set()))
+        config.remove(chain.apps - ({chain.vm} if keeps_vm else set()))
         links = (*links_to(chain), *links_from(chain))
         config.links -= set(links)
     if old.mode != new.mode and old.mode == "switch":
-        _remove(config, old.config.apps.keys() - _kept(old))
+        config.remove(old.config.apps.keys() - _kept(old))
     return config
 
 
@@ -481,17 +481,6 @@ def _kept(network: Network) -> set[str]:
     chains = {app for chain in network.chains.values() for app in chain.apps}
     outside = {n for n in network.config.apps if n.startswith(f"{TRUNK}-")}
     return chains | outside
-
-
-def _remove(config: Config, apps: Iterable[str]) -> None:
-    gone = set(apps)
-    for app in gone & config.apps.keys():
-        del config.apps[app]
-    config.links = {
-        link
-        for link in config.links
-        if link.from_app not in gone and link.to_app not in gone
-    }
 
 
 def _yielding(old: Network, new: Network) -> set[str]:
