@@ -30,7 +30,8 @@ def compiled(place: Path, *options: str) -> Path:
     subprocess.run(
         [
             *("cc", "-O3", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"),
-            *(*options, f"-I{INCLUDE}", "-o", library, place / "sample.c"),
+            *options,
+            *(f"-I{INCLUDE}", "-o", str(library), str(place / "sample.c")),
         ],
         check=True,
     )
