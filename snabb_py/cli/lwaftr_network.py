@@ -35,7 +35,16 @@ MADE_UP_SOFTWIRES = 16384
 #: Ports that packets come in by and leave by -> the side that they come from.
 WAYS = {("v4", "v6"): IPV4, ("v6", "v4"): IPV6}
 #: Counters of what was never a packet that came in: an error that we did not send.
-_UNSENT = ("over-rate-limit", "out-by-policy")
+_UNSENT = ("over-rate-limit", "out-by-policy", "out-by-rfc")
+#: Why a packet is lost that another counter counts, too: of a reassembly that is given
+#: up, each fragment is in -unreassembled; of ICMP for nobody, it is for nobody.
+_WHY = (
+    "invalid-reassembly",
+    "random-evicted",
+    "frag-timeout",
+    "frag-overlap",
+    "in-by-rfc7596",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class LwaftrReading(Reading):
         return sum(
             n
             for reason, n in self.drops.items()
-            if not any(unsent in reason for unsent in _UNSENT)
+            if not any(part in reason for part in (*_UNSENT, *_WHY))
         )
 
 
@@ -70,7 +79,7 @@ class LwaftrDirection(Direction):
         """Return the counts as they are now; see `Direction`."""
         reading = super().read(engine, is_last=is_last)
         dropped = Counter(app_drops(engine, self.lwaftrs))
-        if is_last:  # nobody will find their next hop any more
+        if is_last:  # they will find neither next hop nor other fragments any more
             for name in self.lwaftrs:
                 app = engine.apps[name].instance
                 assert isinstance(app, Lwaftr)  # noqa: S101 - build() made it

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from snabb_py.lwaftr.conf import read
 from snabb_py.lwaftr.made_up import MadeUpTable
@@ -300,6 +304,41 @@ def test_run_names_what_it_drops(made_up: list[Path], tmp_path: Path) -> None:
     assert encap["drops"].keys().isdisjoint(decap["drops"])
     # Errors that may not be sent have not come.
     assert encap["lost"] == encap["offered"] == 640 < sum(encap["drops"].values())
+
+
+def lost_fragments() -> tuple[list[bytes], list[bytes]]:
+    """Return frames from the internet and from B4s of which nothing comes whole.
+
+    Of both sides' datagrams, and of those in a tunnel: one that overlaps, one that
+    never ends, twice the same. And pings of nobody.
+    """
+    to_b4 = IP(src="203.0.113.1", dst="198.51.100.1", proto=17)
+    tunnel = IPv6(src="2001:db8:1::1", dst="2001:db8::1")
+    inner = IP(src="198.51.100.1", dst="203.0.113.1", proto=17)
+    ping = IP(src="203.0.113.1", dst="198.51.100.8") / ICMP(id=1)
+    v4, v6 = [Ether() / ping], []
+    for ident, offsets in ((1, (0, 3, 4)), (2, (0, 5, 9, 20)), (3, (8, 8))):
+        for i in offsets:
+            field = {"id": ident, "flags": "MF", "frag": i}
+            header = IPv6ExtHdrFragment(nh=4, id=ident, m=1, offset=i)
+            payload = Raw(bytes(16))
+            v4.append(Ether() / to_b4.copy() / payload)
+            v6.append(Ether() / tunnel / inner.copy() / payload)
+            for frame in (v4[-1], v6[-1]):
+                for name, value in field.items():
+                    setattr(frame[IP], name, value)
+            v6.append(Ether() / tunnel / header / payload)
+    return [bytes(frame) for frame in v4], [bytes(frame) for frame in v6]
+
+
+def test_each_fragment_that_is_lost_is_counted(tmp_path: Path) -> None:
+    for side, frames in zip(("v4", "v6"), lost_fragments(), strict=True):
+        (tmp_path / side).write_bytes(classic(frames))
+    words = [f"pcap:{tmp_path}/{side}" for side in ("v4", "v6")]
+    summary = carry("--conf", CONF, "--v4", words[0], "--v6", words[1])
+    for direction, n in zip(summary["directions"], (10, 18), strict=True):
+        assert direction["lost"] == direction["offered"] == n, direction["drops"]
+    assert summary["counters"]["drop-ipv4-frag-invalid-reassembly"] == 2
 
 
 @pytest.mark.parametrize("option", ["--conf", "--bt"])

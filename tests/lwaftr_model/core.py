@@ -69,7 +69,7 @@ class Core:
         self.own6 = {self.internal.ip, *(s.br for s in settings.softwires)}
         self.table = Table(settings.softwires, compat=compat)
         limit = self.internal.max_fragments
-        self.inner = Reassembler(counters, 4, limit, compat=False)
+        self.inner = Reassembler(counters, 4, limit, compat=False, inner=True)
         self.limiter4 = Limiter(self.external.rate)
         self.limiter6 = Limiter(self.internal.rate)
 
