@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def configure(
         external = end_of(IPV4, words[0], said[0])
         internal = end_of(IPV6, words[1], said[1])
         config = LwaftrConfig(
-            read_table(bt, compat=compat),
+            read_table(bt, own=(IPv6Address(internal.ip),), compat=compat),
             (),
             ExternalInterface(mtu=longest(words[0], MTU, IPV4_LEAST_MTU)),
             InternalInterface(mtu=longest(words[1], TUNNEL_MTU, IPV6_LEAST_MTU)),

@@ -7,11 +7,13 @@ What is wrong is said with file, line, column and what was expected. Imports eng
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
-from snabb_py.engine.config_file import read_config_file
+from snabb_py.engine.config_file import Signature, read_config_file, signature_of
 from snabb_py.lwaftr import conf_properties, conf_statements
 from snabb_py.lwaftr.binding_table import BindingTable
 from snabb_py.lwaftr.conf_types import LwaftrConfig
@@ -22,10 +24,37 @@ __all__ = ["LwaftrConfig", "read", "read_table"]
 #: Bytes of a file: 30 million softwires.
 FILE_MAX: Final = 4 << 30
 
-#: What a file begins with: white space and comments of either format, then a property.
-_PROPERTY: Final = re.compile(
-    rb"(?:\s++|#[^\n]*+|//[^\n]*+|/\*(?s:.*?)\*/)*+[A-Za-z0-9_]++(?:\s|#[^\n]*\n)*+="
-)
+#: White space and comments of either format.
+_SPACE: Final = rb"(?:\s++|#[^\n]*+|//[^\n]*+|/\*(?s:.*?)\*/)*+"
+#: What a file begins with, and what it is then.
+_PROPERTY: Final = re.compile(_SPACE + rb"([A-Za-z0-9_]++)(?:\s|#[^\n]*\n)*+=")
+_STATEMENT: Final = re.compile(_SPACE + rb"(softwire-config)\s*+\{")
+_TABLE: Final = re.compile(_SPACE + rb"(?i:(psid_map|br_addresses|softwires))\s*+\{")
+#: A comment of the old format, where none is in the other one.
+_HASH: Final = re.compile(rb"(?:\s++|//[^\n]*+|/\*(?s:.*?)\*/)*+(#)")
+
+
+class _Files:
+    """Opens files, and notes which and how they were."""
+
+    def __init__(self) -> None:
+        self.seen: dict[Path, Signature] = {}
+
+    def open(self, path: Path) -> Text:
+        # Noted before: a change while it is read is seen as one.
+        self.seen[path] = signature_of(path)
+        return Text(read_config_file(path, FILE_MAX), str(path))
+
+    def open_table(self, path: Path) -> Text:
+        """Open a binding table.
+
+        Raises:
+            ConfigError: it is a config.
+        """
+        text = self.open(path)
+        if found := _PROPERTY.match(text.data) or _STATEMENT.match(text.data):
+            text.fail(found.start(1), "a config, not a binding table: --conf takes it")
+        return text
 
 
 def read(
@@ -37,27 +66,46 @@ def read(
         path: of the file.
         table: a binding table of the old format instead of the config's own.
         compat: as Snabb has it: the first softwire of an address says how its ports
-            are divided, and reserved ports are those below 2 ** their bit count.
+            are divided, reserved ports are those below 2 ** their bit count, and
+            nobody asks whether a softwire's addresses can be.
 
     Raises:
         DeviceError: a file cannot be read.
         ConfigError: something in it is wrong, with line and column.
     """
     path = Path(path)
-    old = None if table is None else read_table(table, compat=compat)
-    text = _open(path)
-    if not _PROPERTY.match(text.data):
-        config = conf_statements.parse(text, compat=compat)
-        return config if old is None else replace(config, binding_table=old)
-    return conf_properties.parse(
-        text, lambda name: _open(path.parent / name), table=old, compat=compat
-    )
+    files = _Files()
+    own_table = None if table is None else files.open_table(Path(table))
+    text = files.open(path)
+    if _PROPERTY.match(text.data):
+        config = conf_properties.parse(
+            text,
+            lambda name: files.open(path.parent / name),
+            table=own_table,
+            compat=compat,
+        )
+    elif found := _TABLE.match(text.data):
+        text.fail(
+            found.start(1),
+            "a binding table, not a config: `lwaftr run --bt` takes it, or a config "
+            "names it",
+        )
+    else:
+        if found := _HASH.match(text.data):
+            text.fail(found.start(1), "comments begin with // in this format")
+        config = conf_statements.parse(text, table=own_table, compat=compat)
+    return replace(config, files=files.seen)
 
 
-def read_table(path: str | Path, *, compat: bool = False) -> BindingTable:
-    """Return the binding table in a file of the old format; see `read`."""
-    return conf_properties.parse_table(_open(Path(path)), compat=compat)
+def read_table(
+    path: str | Path, *, own: Collection[IPv6Address] = (), compat: bool = False
+) -> BindingTable:
+    """Return the binding table in a file of the old format; see `read`.
 
-
-def _open(path: Path) -> Text:
-    return Text(read_config_file(path, FILE_MAX), str(path))
+    Args:
+        path: of the file.
+        own: addresses of our interfaces, where no B4 can be.
+        compat: see `read`.
+    """
+    text = _Files().open_table(Path(path))
+    return conf_properties.parse_table(text, own=own, compat=compat)

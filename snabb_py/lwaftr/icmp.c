@@ -126,7 +126,7 @@ static bool icmpv4_may_tell(const uint8_t *ip, uint32_t n)
         return false;
     if (destination >> 28 == 14 || destination == UINT32_MAX)
         return false;
-    return source >> 24 != 0 && source >> 24 != 127 && source >> 28 < 14;
+    return !ipv4_is_martian(source);
 }
 
 /* A fresh frame of a type, of this many bytes behind the Ethernet header, which the next
