@@ -20,10 +20,10 @@ from snabb_py.cli.nfv_run import (
     Sockets,
     Traffic,
     group_number,
-    signature_of,
 )
 from snabb_py.cli.options import F, Number, card_options, place_workers, workers_options
 from snabb_py.cli.run import Ending, printable
+from snabb_py.engine.config_file import signature_of
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
 from snabb_py.virtio.nfv_config import PortConfig, read

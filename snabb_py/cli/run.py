@@ -36,6 +36,8 @@ class Ending:
         with Ending() as ending, Engine() as engine:
             ending.of(engine)
 
+    With `hang_up` SIGHUP calls that instead, which may do no more than take note.
+
     From the first line to the last: a signal that comes before there is an engine ends
     it at once when there is, and none disturbs its closing. Output that nobody reads
     does not keep it: what cannot be written by then is lost.
@@ -43,13 +45,16 @@ class Ending:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self) -> None:
+    def __init__(self, hang_up: Callable[[], None] | None = None) -> None:
         self._engine: Engine | None = None
         self._is_requested = False
+        self._hang_up = hang_up
 
     def __enter__(self) -> Self:
         for number in self.SIGNALS:
             signal.signal(number, self._end)
+        if hang_up := self._hang_up:
+            signal.signal(signal.SIGHUP, lambda _number, _frame: hang_up())
         signal.signal(signal.SIGALRM, self._let_go)
         signal.signal(signal.SIGUSR2, lambda _number, _frame: None)
         # The interpreter takes its handlers away before its last work is done: a timer

@@ -8,7 +8,6 @@ What is wrong is said with file, line, column and what was expected. Imports eng
 
 import re
 from collections.abc import Collection
-from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
@@ -33,32 +32,15 @@ _TABLE: Final = re.compile(_SPACE + rb"(?i:(psid_map|br_addresses|softwires))\s*
 #: A comment of the old format, where none is in the other one.
 _HASH: Final = re.compile(rb"(?:\s++|//[^\n]*+|/\*(?s:.*?)\*/)*+(#)")
 
-
-class _Files:
-    """Opens files, and notes which and how they were."""
-
-    def __init__(self) -> None:
-        self.seen: dict[Path, Signature] = {}
-
-    def open(self, path: Path) -> Text:
-        # Noted before: a change while it is read is seen as one.
-        self.seen[path] = signature_of(path)
-        return Text(read_config_file(path, FILE_MAX), str(path))
-
-    def open_table(self, path: Path) -> Text:
-        """Open a binding table.
-
-        Raises:
-            ConfigError: it is a config.
-        """
-        text = self.open(path)
-        if found := _PROPERTY.match(text.data) or _STATEMENT.match(text.data):
-            text.fail(found.start(1), "a config, not a binding table: --conf takes it")
-        return text
+Seen = dict[Path, Signature]  #: files that were opened, as they were then
 
 
 def read(
-    path: str | Path, table: str | Path | None = None, *, compat: bool = False
+    path: str | Path,
+    table: str | Path | None = None,
+    *,
+    compat: bool = False,
+    seen: Seen | None = None,
 ) -> LwaftrConfig:
     """Return the config in a file of either format.
 
@@ -68,37 +50,40 @@ def read(
         compat: as Snabb has it: the first softwire of an address says how its ports
             are divided, reserved ports are those below 2 ** their bit count, and
             nobody asks whether a softwire's addresses can be.
+        seen: gets all files that are opened, also if something is wrong.
 
     Raises:
         DeviceError: a file cannot be read.
         ConfigError: something in it is wrong, with line and column.
     """
     path = Path(path)
-    files = _Files()
-    own_table = None if table is None else files.open_table(Path(table))
-    text = files.open(path)
+    seen = {} if seen is None else seen
+    own_table = None if table is None else _open_table(Path(table), seen)
+    text = _open(path, seen)
     if _PROPERTY.match(text.data):
-        config = conf_properties.parse(
+        return conf_properties.parse(
             text,
-            lambda name: files.open(path.parent / name),
+            lambda name: _open(path.parent / name, seen),
             table=own_table,
             compat=compat,
         )
-    elif found := _TABLE.match(text.data):
+    if found := _TABLE.match(text.data):
         text.fail(
             found.start(1),
             "a binding table, not a config: `lwaftr run --bt` takes it, or a config "
             "names it",
         )
-    else:
-        if found := _HASH.match(text.data):
-            text.fail(found.start(1), "comments begin with // in this format")
-        config = conf_statements.parse(text, table=own_table, compat=compat)
-    return replace(config, files=files.seen)
+    if _STATEMENT.match(text.data) and (found := _HASH.match(text.data)):
+        text.fail(found.start(1), "comments begin with // in this format")
+    return conf_statements.parse(text, table=own_table, compat=compat)
 
 
 def read_table(
-    path: str | Path, *, own: Collection[IPv6Address] = (), compat: bool = False
+    path: str | Path,
+    *,
+    own: Collection[IPv6Address] = (),
+    compat: bool = False,
+    seen: Seen | None = None,
 ) -> BindingTable:
     """Return the binding table in a file of the old format; see `read`.
 
@@ -106,6 +91,20 @@ def read_table(
         path: of the file.
         own: addresses of our interfaces, where no B4 can be.
         compat: see `read`.
+        seen: see `read`.
     """
-    text = _Files().open_table(Path(path))
+    text = _open_table(Path(path), {} if seen is None else seen)
     return conf_properties.parse_table(text, own=own, compat=compat)
+
+
+def _open(path: Path, seen: Seen) -> Text:
+    # Noted before: a change while it is read is seen as one.
+    seen[path] = signature_of(path)
+    return Text(read_config_file(path, FILE_MAX), str(path))
+
+
+def _open_table(path: Path, seen: Seen) -> Text:
+    text = _open(path, seen)
+    if found := _PROPERTY.match(text.data) or _STATEMENT.match(text.data):
+        text.fail(found.start(1), "a config, not a binding table: --conf takes it")
+    return text

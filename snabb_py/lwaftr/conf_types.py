@@ -1,14 +1,11 @@
 """What a config of the lwAFTR holds, whatever its format; defaults are those of v3.
 
-Imports engine.
+Imports errors.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 
-from snabb_py.engine.config_file import Signature
 from snabb_py.lwaftr.binding_table import BindingTable
 
 #: What a queue's interface is known by: an address of the Internet Protocol.
@@ -119,7 +116,6 @@ class LwaftrConfig:
         instances: devices and their queues, at least one.
         external, internal: of all queues.
         name: that the instance goes by; "": none.
-        files: that it was read from, as they were then.
     """
 
     binding_table: BindingTable
@@ -127,4 +123,3 @@ class LwaftrConfig:
     external: ExternalInterface = ExternalInterface()
     internal: InternalInterface = InternalInterface()
     name: str = ""
-    files: Mapping[Path, Signature] = field(default_factory=dict, compare=False)

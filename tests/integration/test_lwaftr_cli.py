@@ -586,11 +586,21 @@ def test_query(workers: str) -> None:
         assert found["counters"].keys() == {"out-ipv4-packets", "out-ipv6-packets"}
         assert all(n > 0 for n in found["counters"].values())
         text = call("query", "--pid", pid).stdout
-        assert text.startswith(f"process {pid}\n")
+        first = text.partition("\n")[0]
+        assert first == f"process {pid}  v4 sim, v6 sim  {TABLE}"
+        about = {"v4": "sim", "v6": "sim"}, str(TABLE), None, 4, int(workers)
+        keys = ("interfaces", "bt", "conf", "softwires", "workers")
+        assert tuple(found[key] for key in keys) == about
         assert "in-ipv4-packets" in text
         held = call("query", "--pid", pid, "--json", "fragments-held").stdout
         assert json.loads(held)["counters"] == {"fragments-held": 0}
         assert "drop-no-dest-softwire" not in text
+        # A whole name is that alone.
+        only = call("query", "--pid", pid, "--json", "in-ipv4-packets").stdout
+        assert json.loads(only)["counters"].keys() == {"in-ipv4-packets"}
+        lost = call("query", "--pid", pid, "--json", "txdrop", "v4 drop").stdout
+        names = json.loads(lost)["counters"].keys()
+        assert {name.endswith("txdrop") for name in names} == {True, False}
     finally:
         process.terminate()
         process.communicate(timeout=20)
