@@ -231,7 +231,7 @@ def build(
     lw: LwaftrConfig,
     words: dict[str, str],
     *,
-    ring_size: int,
+    ring_size: int | None,
     compat: bool,
     nworkers: int = 1,
 ) -> Network:
@@ -240,7 +240,7 @@ def build(
     Args:
         lw: the config, with one queue.
         words: interface by port: v4 and v6, or stick.
-        ring_size: of cards.
+        ring_size: see `attach`.
         compat: see Lwaftr.
         nworkers: with an lwAFTR each.
 

@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from snabb_py.cli.forward import has_end, is_done
-from snabb_py.cli.interfaces import UNFINISHED, engine_settings
+from snabb_py.cli.interfaces import (
+    PCI_ADDRESS,
+    UNFINISHED,
+    check_kind,
+    engine_settings,
+    raw_name,
+)
 from snabb_py.cli.lwaftr_config import Source
 from snabb_py.cli.lwaftr_ends import Said
 from snabb_py.cli.lwaftr_network import APP, build
@@ -71,7 +77,7 @@ def program(  # noqa: PLR0913 - the options of a program
     v6_mac: str,
     v6_next_hop: str,
     compat: str | None,
-    ring_size: int,
+    ring_size: int | None,
     sim_cpu: int | None,
     duration: float | None,
     interval: float,
@@ -117,6 +123,8 @@ def program(  # noqa: PLR0913 - the options of a program
     """
     cpus = place_workers(workers, cpu_list)
     words = interfaces(v4, v6, stick)
+    for word in words.values():
+        check_kind(word)
     said = (
         Said(v4_address, v4_mac, v4_next_hop),
         Said(v6_address, v6_mac, v6_next_hop),
@@ -186,4 +194,7 @@ def interfaces(v4: str | None, v6: str | None, stick: str | None) -> dict[str, s
         return {"stick": stick}
     if (v4 is None) != (v6 is None):
         raise click.UsageError("give both --v4 and --v6, or --on-a-stick, or none")
-    return {"v4": v4 or "sim", "v6": v6 or "sim"}
+    words = {"v4": v4 or "sim", "v6": v6 or "sim"}
+    if v4 == v6 and (raw_name(words["v4"]) or PCI_ADDRESS.fullmatch(words["v4"])):
+        raise click.UsageError(f"one interface for both: --on-a-stick {v4}")
+    return words

@@ -265,7 +265,7 @@ def traffic(  # noqa: PLR0913 - the options of a program
     benchmark: int | None,
     client: bool,
     group: str | None,
-    ring_size: int,
+    ring_size: int | None,
     sim_cpu: int | None,
     duration: float | None,
     as_json: bool,

@@ -47,10 +47,9 @@ def card_options(command: F) -> F:
     ring_size = click.option(
         "--ring-size",
         type=int,
-        default=RING_SIZE,
-        show_default=True,
         metavar="N",
-        help="Descriptors of each ring of a card, a power of two.",
+        help=f"Descriptors of each ring of a card ({RING_SIZE}), frames that the "
+        "kernel holds for a raw:IFNAME (512); a power of two.",
     )
     sim_cpu = click.option(
         "--sim-cpu",

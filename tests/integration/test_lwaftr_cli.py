@@ -411,6 +411,20 @@ def test_run_of_one_side_only(made_up: list[Path]) -> None:
         (["--bt", TABLE, "--v4-mac", "2:3"], '"2:3" is no MAC address'),
         (["--bt", TABLE, "--v4", "sim,flows=3", "--v6", "sim"], "the binding table's"),
         (["--bt", "nowhere"], "nowhere"),
+        (["--bt", TABLE, "--v4", "lo", "--v6", "sim"], 'did you mean "raw:lo"?'),
+        (["--bt", TABLE, "--v4", "lp", "--v6", "sim"], '"lp": expected raw:IFNAME'),
+        (["--conf", CONF, "--v4", "raw:lo", "--v6", "raw:lo"], "--on-a-stick raw:lo"),
+        (["--conf", CONF, "--on-a-stick", "raw:lo,ring=100"], "100 is no power of two"),
+        (
+            ["--conf", CONF, "--on-a-stick", "raw:lo,ring=x"],
+            '"x" is not a whole number',
+        ),
+        (
+            ["--conf", CONF, "--on-a-stick", "raw:lo", "--ring-size", 8192],
+            "8192 is no power of two from 64 to 4096",
+        ),
+        (["--conf", TABLE], "a binding table, not a config"),
+        (["--bt", CONF], "a config, not a binding table"),
         (["--bt", TABLE, "--workers", 3, "--cpu", "0,1"], "each worker has one"),
         (
             ["--bt", TABLE, "--on-a-stick", "sim,inline", "--workers", 2],
@@ -442,7 +456,8 @@ def test_run_asks_the_kernel() -> None:
         counters = json.loads(summary.splitlines()[-1])["counters"]
         assert counters["out-arp-request-packets"] == 1
         host("ip", "route", "del", "default")
-        with pytest.raises(AssertionError, match="--v4-next-hop is missing"):
+        said = "--v4-next-hop is missing: .* no default route of IPv4 goes out there"
+        with pytest.raises(AssertionError, match=said):
             host(*command, *options)
 
 
