@@ -30,8 +30,9 @@ from snabb_py.cli.options import (
 from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.engine import Engine
 
-#: Packets for each further worker: what it keeps for itself, and on interlinks.
-WORKER_PACKETS = 16384
+#: Packets for each further worker: what its freelist keeps, and what is on its links;
+#: when all are full the pool may run dry, and what comes waits, or is lost there.
+WORKER_PACKETS = 4096
 
 
 def end_options(command: F) -> F:

@@ -1,6 +1,7 @@
 """Options that programs share."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -88,7 +89,11 @@ def place_workers(workers: int | None, cpu_list: str | None) -> list[int | None]
         ConfigError: that is no list, or not one of so many; we may not run there.
     """
     if cpu_list is None:
-        return [None] * (workers or 1)
+        number, ncpus = workers or 1, len(os.sched_getaffinity(0))
+        if number > ncpus:
+            text = f"{number} workers on {ncpus} CPUs take turns: fewer are faster"
+            click.echo(f"snabb-py: {text}", err=True)
+        return [None] * number
     cpus = parse_cpus(cpu_list)
     for cpu in cpus:
         check_cpu(cpu)

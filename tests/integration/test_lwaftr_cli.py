@@ -273,6 +273,14 @@ def test_run_on_several_workers(
     assert len(summary["workers"]) == 3
 
 
+def test_run_on_more_workers_than_cpus() -> None:
+    n = len(os.sched_getaffinity(0)) + 1
+    ends = ["--v4", "null", "--v6", "sim,count=10"]
+    result = call("run", "--conf", CONF, *ends, "--workers", n, "--duration", 0.1)
+    assert result.returncode == 0, result.stderr
+    assert f"{n} workers on {n - 1} CPUs take turns: fewer are faster" in result.stderr
+
+
 def test_run_software_cards_on_several_workers() -> None:
     summary = carry("--bt", TABLE, "--workers", 2, "--duration", 0.5)
     for direction in summary["directions"]:

@@ -192,6 +192,31 @@ def test_what_an_instance_says_of_itself(
     instance.close()
 
 
+def test_more_memory_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, not mapped: whoever used it would be killed."""
+    assert memory.available() > 0
+    monkeypatch.setattr(memory, "available", lambda: 5 << 20)
+    Memory(4 << 20, huge=False).close()
+    for huge in (False, True):
+        pages = huge_pages.total()
+        wanted = (huge_pages.free() * HUGE_PAGE if huge else 0) + (7 << 20)
+        with pytest.raises(DeviceError, match="5 MiB are available; fewer workers"):
+            Memory(wanted, huge=huge)
+        assert huge_pages.total() == pages
+
+
+def test_much_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("snabb_py.engine.engine.MUCH_MEMORY", 8 << 20)
+    for packets in (256, 1024):
+        Engine(
+            packets=packets, large_packets=0, workers=2, huge=False, log=said.append
+        ).close()
+    assert said == [
+        "reserving 0.0 GiB for the packets of 2 workers; the kernel clears them first"
+    ]
+
+
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.mkdir()
