@@ -122,6 +122,8 @@ def test_check_as_snabb(tmp_path: Path) -> None:
     [
         ("[]", "expected an object"),
         ("{", "no JSON"),
+        ("[" * 200_000, "no JSON: too many values in each other"),
+        (" " * (1 << 20) + "{}", "is longer than 1 MiB"),
         ('{"in-ipv5-packets": 1}', '"in-ipv5-packets" is no counter'),
         ('{"in-ipv4-packets": true}', "expected a whole number"),
     ],
