@@ -314,9 +314,9 @@ def traffic(  # noqa: PLR0913 - the options of a program
     threads of their own.
 
     Packets and bytes "to" and "from" are those that the virtual machine received and
-    sent; drops are by app and reason. Gbps are on the wire: preamble, FCS and gap
-    count, those of rx_police and tx_police too. Those of --benchmark are of frames
-    alone.
+    sent; drops are by app and reason, in a line those since the last one, else all.
+    Gbps are on the wire: preamble, FCS and gap count, those of rx_police and tx_police
+    too. Those of --benchmark are of frames alone.
 
     \b
     Examples:

@@ -9,6 +9,7 @@ import grp
 import os
 import re
 import threading
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,11 @@ class Sockets:
         """Return each port's path.
 
         Raises:
-            ConfigError: two would have the same, or one is too long.
+            ConfigError: two would have the same, or one is too long; a line would not
+                show it.
         """
+        if any(unicodedata.category(c) in {"Cc", "Zl", "Zp"} for c in self.template):
+            raise ConfigError(f"SOCK: {self.template!r} has control characters")
         return config.socket_paths(str(Path(self.template).absolute()))
 
 
