@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "snabb_py/engine/wire.h"
 #include "snabb_py/lwaftr/softwires.h"
 
 enum {
@@ -98,6 +99,36 @@ static bool is_reachable(const struct builder *b, const struct binding_address *
     return s->psid >> a->psid_length == 0 && reserved_ports(b, a) < 65536;
 }
 
+static int refuse_psid(const struct builder *b, const struct softwire_entry *e)
+{
+    const struct softwire *s = &e->softwire;
+    if (b->list->has_psid_map && !softwires_find_range(b->list, s->ipv4))
+        return text_fail(b->error, TEXT_WRONG, e->at, 0,
+                         "%s: psid %d, but psid_map does not have the address: without "
+                         "it is not shared, and psid is 0",
+                         softwires_show(s->ipv4).s, s->psid);
+    return text_fail(b->error, TEXT_WRONG, e->at, 0,
+                     "%s: psid %d has more bits than psid-length %d: 0 to %d",
+                     softwires_show(s->ipv4).s, s->psid, e->psid_length,
+                     (1 << e->psid_length) - 1);
+}
+
+/* Say why an address is nobody's who could be behind a tunnel; NULL: it may be. */
+static const char *why_no_b4(const struct softwire_list *list, const uint8_t *b4)
+{
+    static const uint8_t zeros[15];
+    if (b4[0] == 0xff)
+        return "a multicast address";
+    if (b4[15] <= 1 && memcmp(b4, zeros, sizeof(zeros)) == 0)
+        return b4[15] ? "the loopback address" : "the unspecified address";
+    if (softwires_has_br(list, b4))
+        return "our own end of a softwire";
+    for (uint64_t i = 0; i < list->nown; i++)
+        if (memcmp(list->own[i], b4, 16) == 0)
+            return "our own address";
+    return NULL;
+}
+
 static int check_entry(const struct builder *b, const struct softwire_entry *e)
 {
     if (e->psid_length + e->reserved > 16)
@@ -106,11 +137,18 @@ static int check_entry(const struct builder *b, const struct softwire_entry *e)
                          "more than the 16 bits of a port",
                          softwires_show(e->softwire.ipv4).s, e->psid_length,
                          e->reserved);
-    if (!b->compat && e->softwire.psid >> e->psid_length)
-        return text_fail(b->error, TEXT_WRONG, e->at, 0,
-                         "%s: psid %d has more bits than psid-length %d: 0 to %d",
+    if (b->compat)
+        return 0;
+    if (e->softwire.psid >> e->psid_length)
+        return refuse_psid(b, e);
+    if (ipv4_is_martian(e->softwire.ipv4))
+        return text_fail(b->error, TEXT_WRONG, e->at, 0, "%s is the address of no host",
+                         softwires_show(e->softwire.ipv4).s);
+    const char *why = why_no_b4(b->list, e->softwire.b4);
+    if (why)
+        return text_fail(b->error, TEXT_WRONG, e->at, 0, "%s, psid %d: B4 %s is %s",
                          softwires_show(e->softwire.ipv4).s, e->softwire.psid,
-                         e->psid_length, (1 << e->psid_length) - 1);
+                         softwires_show_ipv6(e->softwire.b4).s, why);
     return 0;
 }
 
@@ -260,16 +298,15 @@ static struct binding_table *move(struct builder *b)
     return t;
 }
 
-/* The place of a softwire, by what it is: that of lookups if they may find it. It is
- * free, or there is one with the same address and PSID. */
-static struct softwire *find_place(struct binding_table *t, struct binding_address *a,
-                                   const struct softwire *s)
+const struct softwire *binding_table_slot(const struct binding_table *t,
+                                          const struct binding_address *a,
+                                          const struct softwire *s)
 {
     if (s->psid <= a->psid_mask && a->first < BINDING_NO_ROW)
         return &t->row[a->first + s->psid];
     uint64_t key = binding_key(s->ipv4, s->psid);
     uint32_t slot = (uint32_t)(binding_hash(t->seed, key) >> t->hashed_shift);
-    struct softwire *place = &t->hashed[slot];
+    const struct softwire *place = &t->hashed[slot];
     while (place->br != BINDING_NO_BR && !softwire_has_key(place, key)) {
         slot = (slot + 1) & binding_slot_mask(t->hashed_shift);
         place = &t->hashed[slot];
@@ -294,11 +331,11 @@ static int fill(struct builder *b, struct binding_table *t)
 {
     for (uint64_t i = 0; i < b->list->nentries; i++) {
         const struct softwire_entry *e = &b->list->entries[i];
-        struct softwire *place =
-            find_place(t, find_slot(t, e->softwire.ipv4), &e->softwire);
+        const struct binding_address *a = find_slot(t, e->softwire.ipv4);
+        const struct softwire *place = binding_table_slot(t, a, &e->softwire);
         if (place->br != BINDING_NO_BR)
             return refuse_double(b, e);
-        *place = e->softwire;
+        *(struct softwire *)place = e->softwire; /* the table is still ours */
     }
     t->nsoftwires = (uint32_t)b->list->nentries;
     return 0;
@@ -348,38 +385,4 @@ struct binding_table *binding_table_build(struct softwire_list *list, bool compa
 void binding_table_free(struct binding_table *table)
 {
     free(table);
-}
-
-/* -- and back ----------------------------------------------------------------------- */
-
-static int compare_entries(const void *left, const void *right)
-{
-    const struct softwire *a = &((const struct softwire_entry *)left)->softwire;
-    const struct softwire *b = &((const struct softwire_entry *)right)->softwire;
-    uint64_t x = binding_key(a->ipv4, a->psid), y = binding_key(b->ipv4, b->psid);
-    return (x > y) - (x < y);
-}
-
-static struct softwire_entry *copy_out(const struct binding_table *t,
-                                       const struct softwire *slots, uint64_t n,
-                                       struct softwire_entry *out)
-{
-    for (uint64_t i = 0; i < n; i++) {
-        if (slots[i].br == BINDING_NO_BR)
-            continue;
-        const struct binding_address *a = find_slot(t, slots[i].ipv4);
-        *out++ = (struct softwire_entry){
-            .softwire = slots[i],
-            .psid_length = a->psid_length,
-            .reserved = (uint8_t)(16 - a->psid_length - a->shift)};
-    }
-    return out;
-}
-
-void binding_table_entries(const struct binding_table *table,
-                           struct softwire_entry *entries)
-{
-    struct softwire_entry *out = copy_out(table, table->row, table->nrow, entries);
-    copy_out(table, table->hashed, 1ull << (64 - table->hashed_shift), out);
-    qsort(entries, table->nsoftwires, sizeof(*entries), compare_entries);
 }

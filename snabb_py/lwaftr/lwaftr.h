@@ -229,7 +229,8 @@ bool icmpv4_checksum_is_right(const uint8_t *icmp, uint32_t n);
 void icmpv4_send_error(struct lwaftr *lw, const struct packet *about, uint8_t type,
                        uint8_t code, uint16_t mtu);
 
-/* The same for IPv6, as from `source`, 16 bytes. */
+/* The same for IPv6, as from `source`, 16 bytes, if that is an address of ours; else as
+ * from our interface's. */
 void icmpv6_send_error(struct lwaftr *lw, const struct packet *about, uint8_t type,
                        uint8_t code, const uint8_t *source);
 
