@@ -14,13 +14,13 @@
 enum {
     HUGE_PAGE = 2 << 20,
     LINE = 64,
-    MIN_BITS = 1, /* of a hash's slots; 64 - 0 would be no shift */
+    MIN_BITS = 1, /* of a hash's slots: by all bits is no shift */
     MAX_PROBES = 64, /* for an address; then another multiplier is tried */
     MAX_MULTIPLIERS = 16,
     HOLES = 4     /* slots in a row for each softwire, at most; else they are hashed */
 };
 
-static const uint64_t GOLDEN = 0x9e3779b97f4a7c15; /* its fraction, times 2^64 */
+static const uint32_t GOLDEN = 0x9e3779b9; /* its fraction, times 2^32 */
 
 struct builder {
     const struct softwire_list *list;
@@ -45,6 +45,11 @@ static uint32_t bits_for(uint64_t n) /* of a hash that is at most half full */
     return bits;
 }
 
+static uint64_t count_slots(const struct binding_table *t) /* of addresses */
+{
+    return 1ull << (32 - t->address_shift);
+}
+
 static struct binding_address *find_slot(const struct binding_table *t, uint32_t ipv4)
 {
     const struct binding_address *a = binding_begin(t, binding_key(ipv4, 0));
@@ -61,12 +66,12 @@ static int resize(struct builder *b, uint32_t bits)
     for (uint64_t i = 0; i < 1ull << bits; i++)
         slots[i] = binding_no_address;
     b->t.addresses = slots;
-    b->t.address_shift = 64 - bits;
+    b->t.address_shift = 32 - bits;
     b->limit = 1u << (bits - 1);
     b->last = NULL;
     if (!old.addresses)
         return 0;
-    for (uint64_t i = 0; i <= binding_slot_mask(old.address_shift); i++) {
+    for (uint64_t i = 0; i < count_slots(&old); i++) {
         const struct binding_address *a = &old.addresses[i];
         if (a->psid_length != BINDING_NO_ADDRESS)
             *find_slot(&b->t, a->ipv4) = *a;
@@ -169,15 +174,15 @@ static int refuse_mixed(const struct builder *b, const struct softwire_entry *e)
 /* Note that a slot was taken; the hash may have to become larger, or another one. */
 static int note_address(struct builder *b, const struct binding_address *taken)
 {
-    uint32_t bits = 64 - b->t.address_shift;
+    uint32_t bits = 32 - b->t.address_shift;
     uint32_t home = binding_address_slot(&b->t, taken->ipv4);
     uint32_t slot = (uint32_t)(taken - b->t.addresses);
     if (++b->t.naddresses > b->limit)
         return resize(b, bits + 1);
-    if (((slot - home) & binding_slot_mask(b->t.address_shift)) <= MAX_PROBES ||
+    if (((slot - home) & binding_address_mask(&b->t)) <= MAX_PROBES ||
         b->nmultipliers == MAX_MULTIPLIERS)
         return 0;
-    b->t.multiplier = binding_hash(b->t.seed, ++b->nmultipliers) | 1;
+    b->t.multiplier = (uint32_t)(binding_hash(b->t.seed, ++b->nmultipliers) >> 32) | 1;
     return resize(b, bits);
 }
 
@@ -218,7 +223,7 @@ static int count(struct builder *b)
 /* Decide where each address has its softwires. */
 static void lay_out(struct builder *b)
 {
-    for (uint64_t i = 0; i <= binding_slot_mask(b->t.address_shift); i++) {
+    for (uint64_t i = 0; i < count_slots(&b->t); i++) {
         struct binding_address *a = &b->t.addresses[i];
         if (a->psid_length == BINDING_NO_ADDRESS)
             continue;
@@ -249,8 +254,7 @@ static uint64_t carve_all(const struct builder *b, struct binding_table *t,
 {
     uint64_t used = 0;
     carve(memory, &used, sizeof(*t));
-    t->addresses = carve(memory, &used, sizeof(*t->addresses)
-                                            << (64 - t->address_shift));
+    t->addresses = carve(memory, &used, sizeof(*t->addresses) * count_slots(t));
     t->row = carve(memory, &used, sizeof(*t->row) * b->nrow);
     t->hashed = carve(memory, &used, sizeof(*t->hashed) << (64 - t->hashed_shift));
     t->br = carve(memory, &used, sizeof(*t->br) * b->list->nbr);
@@ -287,7 +291,7 @@ static struct binding_table *move(struct builder *b)
     *t = b->t;
     carve_all(b, t, (uint8_t *)t);
     memcpy(t->addresses, b->t.addresses,
-           sizeof(*t->addresses) << (64 - t->address_shift));
+           sizeof(*t->addresses) * count_slots(t));
     clear(t->row, b->nrow);
     clear(t->hashed, 1ull << (64 - t->hashed_shift));
     if (b->list->nbr)
@@ -308,7 +312,7 @@ const struct softwire *binding_table_slot(const struct binding_table *t,
     uint32_t slot = (uint32_t)(binding_hash(t->seed, key) >> t->hashed_shift);
     const struct softwire *place = &t->hashed[slot];
     while (place->br != BINDING_NO_BR && !softwire_has_key(place, key)) {
-        slot = (slot + 1) & binding_slot_mask(t->hashed_shift);
+        slot = (slot + 1) & binding_hashed_mask(t);
         place = &t->hashed[slot];
     }
     return place;
@@ -344,17 +348,17 @@ static int fill(struct builder *b, struct binding_table *t)
 /* Note the ranges and in which /16 there is anything. */
 static void fill_managed(const struct softwire_list *list, struct binding_table *t)
 {
-    for (uint64_t i = 0; i <= binding_slot_mask(t->address_shift); i++) {
+    for (uint64_t i = 0; i < count_slots(t); i++) {
         uint32_t net = t->addresses[i].ipv4 >> 16;
         if (t->addresses[i].psid_length != BINDING_NO_ADDRESS)
-            t->managed[net >> 6] |= 1ull << (net & 63);
+            t->managed[net >> 5] |= 1u << (net & 31);
     }
     t->nranges = (uint32_t)list->nranges;
     for (uint32_t i = 0; i < t->nranges; i++) {
         const struct softwire_range *range = &list->ranges[i];
         t->ranges[i] = (struct binding_range){range->first, range->last};
         for (uint32_t net = range->first >> 16; net <= range->last >> 16; net++)
-            t->managed[net >> 6] |= 1ull << (net & 63);
+            t->managed[net >> 5] |= 1u << (net & 31);
     }
 }
 

@@ -195,6 +195,31 @@ def test_bench_says_what_is_dropped(made_up: list[Path]) -> None:
     assert "drop-misplaced-not-ipv4-packets" in result.stdout
 
 
+@pytest.mark.parametrize("what", ["unknown", "too big"])
+def test_bench_counts_no_icmp_errors(
+    what: str, made_up: list[Path], tmp_path: Path
+) -> None:
+    """Of captures in which all is refused nothing has been forwarded."""
+    conf = tmp_path / "lw.conf"
+    text, limit = made_up[0].read_text(), "error-rate-limiting { packets 4294967295; }"
+    assert text.count("mtu 15") == 2
+    conf.write_text(text.replace("mtu 15", f"{limit} mtu 15"))
+    softwires = read(conf).binding_table.sample(64)
+    unbound = [softwire._replace(ipv4=softwire.ipv4 + 1000) for softwire in softwires]
+    v4, v6 = (tmp_path / f"{side}.pcap" for side in ("v4", "v6"))
+    v4.write_bytes(classic(from_internet(unbound, ENDS, (64,))))
+    if what == "unknown":  # an ICMPv6 error
+        v6.write_bytes(classic(from_b4s(unbound, ENDS, (64,))))
+    else:  # for the internet, and not to be cut up: an ICMPv4 error in the tunnel
+        v6.write_bytes(classic(from_b4s(softwires, ENDS, (1600,))))
+    result = call("bench", "--duration", 0.3, "--json", conf, v4, v6)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["drops"]["drop-no-dest-softwire-ipv4-packets"] > 0
+    assert len([name for name in found["drops"] if "icmp" not in name]) == 2
+    assert (found["decap_mpps"], found["encap_mpps"]) == (0, 0)
+
+
 def test_bench_of_nothing(made_up: list[Path], tmp_path: Path) -> None:
     empty = tmp_path / "empty.pcap"
     empty.write_bytes(classic([]))

@@ -204,7 +204,7 @@ def test_a_row_with_holes_and_a_hash_are_the_same() -> None:
 def test_addresses_that_fall_together_are_spread_by_another_hash() -> None:
     golden = BindingTable().table.multiplier
     hosts = range(2**24, 2**24 + 2**20)
-    addresses = [i for i in hosts if i * golden % 2**64 >> 52 == 0]
+    addresses = [i for i in hosts if i * golden % 2**32 >> 20 == 0]
     br = IPv6Address(7)
     table = [Softwire(IPv4Address(i), 0, IPv6Address(i), br) for i in addresses]
     built = BindingTable(table)
