@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 _HEADING = re.compile(r"#+ (.*)")
-_FILE = re.compile(r"```\w*\n(?:# |-- |// )([\w.-]+)(?:: .*)?\n.*?```", re.DOTALL)
+_FILE = re.compile(r"```\w*\n(?:# |-- |// )([\w./-]+)(?:: .*)?\n.*?```", re.DOTALL)
 _BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")
 #: Programs that run until they are ended.
@@ -66,7 +66,7 @@ def write_files(name: str, place: Path) -> list[Path]:
     paths = []
     for match in _FILE.finditer(read(name)):
         text = match[0].partition("\n")[2].removesuffix("```")
-        paths.append(place / match[1])
+        paths.append(place / Path(match[1]).name)
         paths[-1].write_text(text)
     return paths
 

@@ -1,5 +1,6 @@
 """`snabb-py lwaftr run`: an lwAFTR between two interfaces, or on one."""
 
+import functools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,7 @@ from snabb_py.cli.lwaftr_options import COMPAT, PATH
 from snabb_py.cli.options import (
     F,
     card_options,
+    complete_interface,
     place_workers,
     report_options,
     workers_options,
@@ -109,6 +111,10 @@ def is_made_up(word: str) -> bool:
 
 # -- the command ---------------------------------------------------------------
 
+interface_option = functools.partial(
+    click.option, metavar="IF", shell_complete=complete_interface
+)
+
 
 def end_options(command: F) -> F:
     """Add who we are on each side: --v4-address and so on."""
@@ -129,9 +135,9 @@ def end_options(command: F) -> F:
 )
 @click.option("--bt", type=PATH, metavar="TABLE", help="Binding table, the old format.")
 @click.option("--conf", type=PATH, metavar="FILE", help="Config, either format.")
-@click.option("--v4", metavar="IF", help="Interface to the internet.")
-@click.option("--v6", metavar="IF", help="Interface to the B4s.")
-@click.option("--on-a-stick", "stick", metavar="IF", help="One interface for both.")
+@interface_option("--v4", help="Interface to the internet.")
+@interface_option("--v6", help="Interface to the B4s.")
+@interface_option("--on-a-stick", "stick", help="One interface for both.")
 @end_options
 @COMPAT
 @card_options
