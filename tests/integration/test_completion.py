@@ -1,6 +1,7 @@
 """What a shell offers to complete, and that it costs no program's import."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from snabb_py import cli
 from snabb_py.cli import lwaftr
+from tests import manual
 
 SNABB = Path(sys.executable).with_name("snabb-py")
 #: What bash does when Tab is pressed.
@@ -82,36 +84,30 @@ def test_the_first_word_imports_no_program() -> None:
     assert "snabb_py._native" not in imported
 
 
-def test_bash_takes_it(tmp_path: Path) -> None:
-    script = tmp_path / "snabb-py"
-    script.write_text(
-        subprocess.run(
-            [SNABB],
+def test_it_is_installed_as_shown(tmp_path: Path) -> None:
+    lines = re.findall(
+        r"^    (_SNABB_PY_COMPLETE=(\w+)_source snabb-py > ~/(.*))$",
+        manual.read("operators.md"),
+        re.MULTILINE,
+    )
+    path = f"{SNABB.parent}:{os.environ['PATH']}"
+
+    def bash(script: str) -> str:
+        return subprocess.run(
+            ["bash", "-c", script],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "_SNABB_PY_COMPLETE": "bash_source"},
+            env={**os.environ, "HOME": str(tmp_path), "PATH": path},
+            timeout=60,
         ).stdout
-    )
-    path = f"{SNABB.parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", PRESS.format(script=script, words="snabb-py si", last=1)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PATH": path},
-        timeout=60,
-    )
-    assert done.stdout.split() == ["sim82599"]
 
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_have_a_script(shell: str) -> None:
-    done = subprocess.run(
-        [SNABB],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "_SNABB_PY_COMPLETE": f"{shell}_source"},
-    )
-    assert f"_SNABB_PY_COMPLETE={shell}_complete" in done.stdout
+    assert {shell for _, shell, _ in lines} == {"bash", "zsh", "fish"}
+    for command, shell, place in lines:
+        (tmp_path / place).parent.mkdir(parents=True)
+        bash(command)
+        script = (tmp_path / place).read_text()
+        assert f"_SNABB_PY_COMPLETE={shell}_complete" in script
+        if shell == "bash":
+            press = PRESS.format(script=tmp_path / place, words="snabb-py si", last=1)
+            assert bash(press).split() == ["sim82599"]

@@ -306,5 +306,5 @@ def test_what_it_names_is_there() -> None:
     text = manual.read(GUIDE)
     for verb in re.findall(r"verb `(\w+)`", text):
         assert verb in VERBS
-    for path in re.findall(r"`((?:docs|examples)/[\w./-]+)`", text):
+    for path in re.findall(r"\b((?:docs|examples)/[\w./-]+\w)", text):
         assert (manual.ROOT / path).exists()
