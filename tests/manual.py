@@ -72,8 +72,9 @@ def write_files(name: str, place: Path) -> list[Path]:
 
 
 def commands(name: str, program: str = "snabb-py") -> list[list[str]]:
-    """Return the commands of a program that a document shows, as arguments."""
-    lines = re.findall(rf"^    ({re.escape(program)} .*)$", read(name), re.MULTILINE)
+    """Return the arguments of a program's calls that a document shows."""
+    shown = re.compile(rf"^    (?:\S.* )?({program} [\w-].*)$", re.MULTILINE)
+    lines = shown.findall(read(name))
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 

@@ -24,6 +24,7 @@ from snabb_py.lwaftr.conf_types import LwaftrConfig
 from snabb_py.nic import vfio_connection
 from snabb_py.virtio import connection, nfv_config, nfv_keys
 from tests import manual
+from tests.lwaftr_deviations import DEVIATIONS
 
 #: A number as the manual writes it: 20, 2^40, 2^32-1.
 _NUMBER = r"[\d^-]+"
@@ -369,6 +370,16 @@ def test_examples_of_the_lwaftr_are_read(tmp_path: Path) -> None:
     for compat in (False, True):
         for name in ("softwires.conf", "lwaftr.conf"):
             assert len(conf.read(tmp_path / name, compat=compat).binding_table) == 2
+
+
+def test_all_deviations_of_snabb_are_named() -> None:
+    section = manual.read("lwaftr.md").partition("## What Snabb does otherwise")[2]
+    standards = {
+        standard
+        for deviation in DEVIATIONS.values()
+        for standard in re.findall(r"RFC \d+|802\.1Q", deviation.why)
+    }
+    assert {standard for standard in standards if standard not in section} == set()
 
 
 def test_commands_of_the_lwaftr_work(tmp_path: Path) -> None:
