@@ -12,6 +12,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -135,6 +136,11 @@ def has_two_cpus() -> bool:
     return len(os.sched_getaffinity(0)) > 1
 
 
+def is_public() -> bool:
+    files = (Path(__file__), Path(sys.executable), Path(sys.executable).resolve())
+    return all(parent.stat().st_mode & 1 for file in files for parent in file.parents)
+
+
 def program(name: str, package: str) -> Requirement:
     """Return the requirement that a program of a Debian package is there."""
     return Requirement(
@@ -159,6 +165,9 @@ REQUIREMENTS = {
         has_nft, "nftables, in the kernel and as a program (package nftables)"
     ),
     "ping": program("ping", "iputils-ping"),
+    "public": Requirement(
+        is_public, "a checkout and a Python in directories that all users may enter"
+    ),
     "qemu": Requirement(
         lambda: guest.find() is not None,
         "QEMU and a kernel for guests (run scripts/test-guest)",

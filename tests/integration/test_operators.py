@@ -105,7 +105,7 @@ def service(place: Path) -> Service:
     )
 
 
-@pytest.mark.need("root", "netns")
+@pytest.mark.need("root", "netns", "public")
 def test_the_service_carries_packets_with_its_rights(place: Path) -> None:
     it = service(place)
     (place / "ports.toml").write_text(toml(port("A", A)))
@@ -190,7 +190,7 @@ def rights() -> dict[str, str]:
     return {name: row.cells[0] for row in rows for name in row.names}
 
 
-@pytest.mark.need("root", "netns", "tun")
+@pytest.mark.need("root", "netns", "tun", "public")
 @pytest.mark.parametrize(
     ("words", "capability"),
     [
@@ -232,7 +232,7 @@ def test_so_much_right_is_enough(
             assert f"CAP_{capability.upper()}" in refused.stderr
 
 
-@pytest.mark.need("qemu")
+@pytest.mark.need("qemu", "public")
 def test_a_card_is_a_users_who_has_its_group() -> None:
     prepare = [
         line.removeprefix("+").replace("$$", "$").replace("vfio $", f"{NOBODY} $")
