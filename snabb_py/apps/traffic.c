@@ -4,6 +4,7 @@
 #include "snabb_py/engine/offload.h"
 #include "snabb_py/engine/wire.h"
 
+#include "snabb_py/apps/fields.h"
 #include "snabb_py/apps/traffic_abi.h"
 
 _Static_assert(sizeof(((struct checker_stream *)0)->seen) * 8 == TRAFFIC_WINDOW,
@@ -129,16 +130,17 @@ static uint32_t generator_spend(const struct generator_config *config,
     return paid;
 }
 
-/* Make n packets and put them on a link that has room for them. */
-static HOT void generator_make(const struct generator_config *config,
-                               struct generator_state *state, struct link *out,
-                               uint64_t now, uint32_t n)
+/* Make n packets and put them on a link that has room for them. varies: has fields. */
+static inline __attribute__((always_inline)) void
+make_packets(const struct generator_config *config, struct generator_state *state,
+             struct link *out, uint64_t now, uint32_t n, bool varies)
 {
     const struct generator_template *const *order = config->order;
     uint64_t head = stamp_head(TRAFFIC_MAGIC, config->stream);
     uint64_t timed_head = stamp_head(TRAFFIC_MAGIC_TIMED, config->stream);
     uint64_t time = htobe64(now), number = state->number, bytes = 0;
     uint32_t turn = state->turn, norder = config->norder;
+    struct fields_burst burst;
     struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
     for (uint32_t i = 0; i < n; i++) {
         const struct generator_template *template = order[turn];
@@ -149,6 +151,12 @@ static HOT void generator_make(const struct generator_config *config,
         uint8_t *data = packet->data;
         packet_copy_data(data, template->frame, length);
         bytes += length;
+        if (varies) {
+            if (i % FIELDS_BURST == 0)
+                fields_fill(config->fields, &state->fields, &burst,
+                            min_u32(n - i, FIELDS_BURST));
+            fields_write(&burst, i % FIELDS_BURST, config->fields, template->layout, data);
+        }
         if (template->stamp == 0)
             continue;
         uint8_t *stamp = data + template->stamp;
@@ -165,11 +173,31 @@ static HOT void generator_make(const struct generator_config *config,
     link_transmit_known(out, fresh, n, bytes);
 }
 
+static HOT void generator_make(const struct generator_config *config,
+                               struct generator_state *state, struct link *out,
+                               uint64_t now, uint32_t n)
+{
+    make_packets(config, state, out, now, n, false);
+}
+
+static HOT void generator_make_varied(const struct generator_config *config,
+                                      struct generator_state *state, struct link *out,
+                                      uint64_t now, uint32_t n)
+{
+    make_packets(config, state, out, now, n, true);
+}
+
 /* After a start or a change of the configuration. */
 static void generator_adapt(const struct generator_config *config,
                             struct generator_state *state, uint64_t now)
 {
-    state->turn %= config->norder;
+    if (unlikely(state->config != config)) {
+        /* Which packet is the n-th depends on n alone. */
+        state->config = config;
+        state->turn = (uint32_t)(state->sent % config->norder);
+        if (config->fields)
+            fields_seek(config->fields, &state->fields, state->sent);
+    }
     if (!state->is_started || state->stream != config->stream) {
         state->stream = config->stream;
         state->number = 0;
@@ -205,7 +233,9 @@ static uint32_t generator_pull(struct app *app)
         /* Nothing held it up if all that was due could go. */
         state->reason = state->credit < 0 ? GENERATOR_MISSED_LATE : reason;
     }
-    if (there)
+    if (there && config->fields)
+        generator_make_varied(config, state, out, app->worker->now, there);
+    else if (there)
         generator_make(config, state, out, app->worker->now, there);
     return there;
 }

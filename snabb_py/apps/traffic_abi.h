@@ -47,6 +47,7 @@ struct generator_template {
     uint16_t stamp;       /* offset of its magic, 0: no stamp */
     uint16_t is_timed;    /* 8 bytes in front of it are the time */
     double cost;          /* ns that the rate gives it, 0: as fast as taken */
+    const struct field_layout *layout; /* of the fields that vary; NULL: none does */
 };
 
 struct generator_config {
@@ -54,6 +55,7 @@ struct generator_config {
                                                       round; norder >= 1 */
     uint32_t norder;
     uint32_t stream;
+    const struct fields *fields; /* NULL: none varies */
     uint64_t count;  /* packets to send, 0: without end */
     double mean;     /* ns, of the costs in order; 0: as fast as taken */
     double catch_up; /* ns behind its rate that it makes up for at least */
@@ -77,6 +79,8 @@ struct generator_state {
     uint32_t reason; /* GENERATOR_MISSED_*: what held the last pull up */
     uint32_t stream; /* that number belongs to */
     uint32_t is_started;
+    const struct generator_config *config; /* that turn and fields are of */
+    struct fields_state fields;
 };
 
 extern const struct app_ops generator_ops;
