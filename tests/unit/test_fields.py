@@ -39,7 +39,7 @@ RANGES6 = RANGES | {
 
 
 def generate(n: int, frames: list[Template], **args: Any) -> list[bytes]:
-    with Harness(Generator(frames, count=n, **args)) as h:
+    with Harness(Generator(frames, count=n, **args), small=512, large=1) as h:
         return h.drain()
 
 
