@@ -1,5 +1,5 @@
-/* Header fields that vary from packet to packet; the inner loop is in fields.h, who may
- * ask for what in fields.py.
+/* Header fields that vary from packet to packet; the loops are in fields.c, who may ask
+ * for what in fields.py.
  *
  * Packets are those of flows, 0 to nflows - 1 in turn. From a flow to the next every range
  * moves on by one, and no two flows are the same: after as many steps as a range and those
@@ -47,7 +47,7 @@ struct fields {
     struct field_cycle flows;
     struct field_range ranges[7];
     uint32_t nranges;
-    uint32_t reserved;
+    uint32_t is_uniform; /* all layouts have the same places and checksums */
 };
 
 struct fields_state {

@@ -130,18 +130,33 @@ static uint32_t generator_spend(const struct generator_config *config,
     return paid;
 }
 
-/* Make n packets and put them on a link that has room for them. varies: has fields. */
-static inline __attribute__((always_inline)) void
+/* Number a packet, if it is to be. Returns the next number. */
+static inline uint64_t stamp_packet(const struct generator_template *template,
+                                    const struct generator_config *config, uint8_t *data,
+                                    uint64_t number, uint64_t time)
+{
+    uint8_t *stamp = data + template->stamp;
+    if (template->stamp == 0)
+        return number;
+    if (unlikely(template->is_timed)) {
+        store64(stamp - 8, time);
+        stamp_write(stamp, stamp_head(TRAFFIC_MAGIC_TIMED, config->stream), number,
+                    checksum_word(time));
+    } else {
+        stamp_write(stamp, stamp_head(TRAFFIC_MAGIC, config->stream), number, 0);
+    }
+    return number + 1;
+}
+
+/* Make n packets of the templates in turn. Returns their bytes. all: gets the frames;
+ * NULL: their fields do not vary. */
+static inline __attribute__((always_inline)) uint64_t
 make_packets(const struct generator_config *config, struct generator_state *state,
-             struct link *out, uint64_t now, uint32_t n, bool varies)
+             struct packet **fresh, uint32_t n, uint64_t time, struct fields_frames *all)
 {
     const struct generator_template *const *order = config->order;
-    uint64_t head = stamp_head(TRAFFIC_MAGIC, config->stream);
-    uint64_t timed_head = stamp_head(TRAFFIC_MAGIC_TIMED, config->stream);
-    uint64_t time = htobe64(now), number = state->number, bytes = 0;
+    uint64_t number = state->number, bytes = 0;
     uint32_t turn = state->turn, norder = config->norder;
-    struct fields_burst burst;
-    struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
     for (uint32_t i = 0; i < n; i++) {
         const struct generator_template *template = order[turn];
         if (++turn == norder)
@@ -151,40 +166,39 @@ make_packets(const struct generator_config *config, struct generator_state *stat
         uint8_t *data = packet->data;
         packet_copy_data(data, template->frame, length);
         bytes += length;
-        if (varies) {
-            if (i % FIELDS_BURST == 0)
-                fields_fill(config->fields, &state->fields, &burst,
-                            min_u32(n - i, FIELDS_BURST));
-            fields_write(&burst, i % FIELDS_BURST, config->fields, template->layout, data);
-        }
-        if (template->stamp == 0)
-            continue;
-        uint8_t *stamp = data + template->stamp;
-        if (unlikely(template->is_timed)) {
-            store64(stamp - 8, time);
-            stamp_write(stamp, timed_head, number++, checksum_word(time));
-        } else {
-            stamp_write(stamp, head, number++, 0);
-        }
+        number = stamp_packet(template, config, data, number, time);
+        if (all)
+            fields_take(all, i, data, template->layout);
     }
     state->turn = turn;
     state->number = number;
-    state->sent += n;
-    link_transmit_known(out, fresh, n, bytes);
+    return bytes;
 }
 
+/* Make n packets and put them on a link that has room for them. */
 static HOT void generator_make(const struct generator_config *config,
                                struct generator_state *state, struct link *out,
                                uint64_t now, uint32_t n)
 {
-    make_packets(config, state, out, now, n, false);
+    struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
+    uint64_t bytes = make_packets(config, state, fresh, n, htobe64(now), NULL);
+    link_transmit_known(out, fresh, n, bytes);
 }
 
+/* The same for packets whose fields vary. */
 static HOT void generator_make_varied(const struct generator_config *config,
                                       struct generator_state *state, struct link *out,
                                       uint64_t now, uint32_t n)
 {
-    make_packets(config, state, out, now, n, true);
+    struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
+    uint64_t bytes = 0, time = htobe64(now);
+    struct fields_frames all;
+    for (uint32_t done = 0, run; done < n; done += run) {
+        run = min_u32(n - done, FIELDS_BURST);
+        bytes += make_packets(config, state, fresh + done, run, time, &all);
+        fields_write(config->fields, &state->fields, &all, run);
+    }
+    link_transmit_known(out, fresh, n, bytes);
 }
 
 /* After a start or a change of the configuration. */
@@ -233,10 +247,11 @@ static uint32_t generator_pull(struct app *app)
         /* Nothing held it up if all that was due could go. */
         state->reason = state->credit < 0 ? GENERATOR_MISSED_LATE : reason;
     }
-    if (there && config->fields)
-        generator_make_varied(config, state, out, app->worker->now, there);
-    else if (there)
-        generator_make(config, state, out, app->worker->now, there);
+    if (there) {
+        state->sent += there;
+        (config->fields ? generator_make_varied
+                        : generator_make)(config, state, out, app->worker->now, there);
+    }
     return there;
 }
 

@@ -136,6 +136,7 @@ class _Memory:
         # Whole cache lines, as C copies them.
         padded = [f.ljust(-(-len(f) // 64) * 64, b"\0") for f, _ in found]
         self._layouts = [layout for _, layout in found]
+        fields.note_places(self._layouts)
         self._frames: Any = new_aligned("uint8_t[]", sum(map(len, padded)))
         self._templates: Any = new_aligned("struct generator_template[]", len(index))
         at = 0
