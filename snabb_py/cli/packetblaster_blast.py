@@ -17,7 +17,15 @@ from snabb_py.cli.interfaces import (
     attach,
     engine_settings,
 )
-from snabb_py.cli.run import Ending, Reporter, plain_line, printable, rates, run
+from snabb_py.cli.run import (
+    Ending,
+    Reporter,
+    plain_line,
+    printable,
+    rates,
+    run,
+    table,
+)
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
@@ -86,15 +94,22 @@ class Blast:
         """Return whether all has been sent; never where nothing comes to an end."""
         return all(_is_done(engine, direction) for direction in self.directions)
 
-    def stop_sending(self, engine: Engine) -> None:
-        """Let generators stop; receivers have time for what is still under way."""
+    def stop_sending(self, engine: Engine) -> float:
+        """Let sources stop, and return when they have (time.monotonic).
+
+        Receivers have time for what is still under way then.
+        """
+        if any(isinstance(direction, FromRing) for direction in self.directions):
+            engine.drain()  # what a card has in its ring is sent
+        ended = time.monotonic()
         if not self.receivers:
-            return
+            return ended
         for direction in self.directions:
             if self.config.apps[direction.source_app].cls is Generator:
                 self.config.give(direction.source_app, count=1)
         engine.commit(self.config)
         time.sleep(GRACE)
+        return ended
 
 
 def _is_done(engine: Engine, direction: Direction) -> bool:
@@ -266,17 +281,25 @@ class BlastReporter(Reporter):
         """Show how things are."""
         if self.engine:
             look["received"] = received(self.engine, self.blast)
-        if self.as_json or self._live:
+        if self.as_json:
             super().show(look)
             return
+        more = [
+            f"{d['to']}: {d['missed']} not sent in time"
+            for d in look["directions"]
+            if d["missed"]
+        ]
+        more += map(received_line, look.get("received", ()))
+        if self._live:
+            shown = table(look, self.title)
+            shown.caption = "\n".join(more)
+            shown.caption_justify = "left"
+            self._live.update(shown, refresh=True)
+            return
         for direction in look["directions"]:
-            missed = direction["missed"]
-            self._print(
-                plain_line(look, direction)
-                + (f"  ({missed} not sent in time)" if missed else "")
-            )
-        for found in look["received"]:
-            self._print(f"{look['seconds']:8.1f} s  {received_line(found)}")
+            self._print(plain_line(look, direction))
+        for line in more:
+            self._print(f"{look['seconds']:8.1f} s  {line}")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Show the summary."""
@@ -326,7 +349,6 @@ def blast_away(  # noqa: PLR0913 - the options of a program
             ending.of(engine)
             for line in notes:
                 reporter.log(line)
-            engine.commit(blast.config)
             reporter.engine = engine
             summary = run(
                 engine,

@@ -137,9 +137,9 @@ def program(  # noqa: PLR0913 - the options of a program
     Packets go at the distances that they were captured at, as with tcpreplay. --rate
     sends them at a rate instead, and --rate max as fast as the interface takes them.
 
-    On a card and at a rate of bits, or max, captures of up to 4096 frames stay in the
-    card's ring: it sends them round and round by itself, and this machine has nothing
-    to do for each packet.
+    With --rate, of 10 Mbps at least, captures of up to 4096 frames stay in a card's
+    ring: the card sends them round and round by itself, by its own limiter, and this
+    machine has nothing to do for each packet.
 
     The options for addresses write other ones, checksums included.
 

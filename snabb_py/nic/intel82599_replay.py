@@ -32,7 +32,7 @@ LINE = 64
 #: Mb/s of the slowest limiter: its factor has 10 bits before the point.
 LEAST_MBPS = 10
 #: Seconds of the rate that the card has ahead of it, where that is less than a ring.
-AHEAD = 0.02
+AHEAD = 0.1
 
 
 def ring_size(nframes: int) -> int:
