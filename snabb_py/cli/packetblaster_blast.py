@@ -153,7 +153,11 @@ def build(
     for number, word in enumerate(words):
         if word in words[:number] and word.partition(",")[0] not in {"sim", "null"}:
             raise ConfigError(f'interface "{word}": is there twice')
-        end = _attach(blast, f"port{number}", word, number, ring_size)
+        whole = _with_wire(word, is_stamped=is_stamped)
+        end = attach(
+            blast.config, f"port{number}", whole, number=number, ring_size=ring_size
+        )
+        blast.ends.append(end := replace(end, word=word))
         traffic = source(blast.config, number, end)
         if traffic.receive:
             blast.config.link(f"{traffic.receive} -> {end.transmit}")
@@ -169,16 +173,15 @@ def build(
     return blast
 
 
-def _attach(
-    blast: Blast, name: str, word: str, number: int, ring_size: int
-) -> Interface:
-    """Add an interface; a software card's wire ends in a sink if it says nothing."""
-    whole = word
-    if word.partition(",")[0] == "sim" and "wire" not in parse_sim(word).options:
-        whole = f"{word},wire=sink"
-    end = attach(blast.config, name, whole, number=number, ring_size=ring_size)
-    blast.ends.append(replace(end, word=word))
-    return blast.ends[-1]
+def _with_wire(word: str, *, is_stamped: bool) -> str:
+    """Return a word with the wire of a software card, where it says nothing.
+
+    A sink takes half as long again for each packet (22 -> 35 ns with card and driver),
+    and finds nothing where there are no numbers.
+    """
+    if word.partition(",")[0] != "sim" or "wire" in parse_sim(word).options:
+        return word
+    return f"{word},wire={'sink' if is_stamped else 'null'}"
 
 
 def _add_receiver(
@@ -187,7 +190,14 @@ def _add_receiver(
     if word in words:
         end = blast.ends[words.index(word)]
     else:
-        end = _attach(blast, "receiver", word, len(words), ring_size)
+        end = attach(
+            blast.config,
+            "receiver",
+            _with_wire(word, is_stamped=True),
+            number=len(words),
+            ring_size=ring_size,
+        )
+        blast.ends.append(end := replace(end, word=word))
     if end.receive is None:
         raise ConfigError(f'nothing comes from "{word}": not with --receive')
     blast.config.app("checker", Checker, verify=True)
