@@ -223,3 +223,26 @@ def test_a_stamp_has_a_place_of_its_own() -> None:
 def test_there_are_no_more_flows_than_combinations() -> None:
     with pytest.raises(ConfigError, match="flows: 10 is not within 0 to 9"):
         Generator(udp_frames(), ranges=[Range.of("dst_port", "1-9")], flows=10)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([b"\x08\x00E", b"\x86\xdd`", b"\x81\x00\0\x05\x08\x00E", b""]),
+    st.binary(min_size=14, max_size=120),
+    st.sampled_from(sorted(RANGES)),
+    st.booleans(),
+)
+def test_any_bytes_vary_or_are_refused(
+    head: bytes, tail: bytes, name: str, is_ipv6: bool
+) -> None:
+    frame = (bytes(12) + head + tail)[:120]
+    r = Range.of(name, (RANGES6 if is_ipv6 else RANGES)[name])
+    template = Template(frame, stamp=False)
+    try:
+        app = Generator([template], ranges=[r], count=10)
+    except ConfigError:
+        return
+    with Harness(app, small=256, large=1) as h:
+        sent = h.drain()
+    assert {len(packet) for packet in sent} == {len(frame)}
+    assert len(set(sent)) > 1
