@@ -33,6 +33,7 @@ PROGRAMS = {
     "forward": "Join two interfaces through a chain of forwarders.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
+    "packetblaster": "Send traffic: made up, from captures, or of softwires.",
     "pci": "Show PCI cards; lend them to user space and give them back.",
     "sim82599": "Serve software Intel 82599 cards to virtual machines.",
 }
@@ -125,6 +126,7 @@ def cli(*, debug: bool) -> None:
       snabb-py forward raw:eth1 raw:eth2 --bidir
       snabb-py nfv traffic sim examples/nfv.toml vm-%s.sock
       snabb-py sim82599 nic.sock --wire tap:tap0
+      snabb-py packetblaster synth sim --flows 1000
       snabb-py pci list
       snabb-py bench basic1
     """
