@@ -172,7 +172,8 @@ static void generator_adapt(const struct generator_config *config,
     state->turn %= config->norder;
     if (!state->is_started || state->stream != config->stream) {
         state->stream = config->stream;
-        state->number = 0;
+        state->number = state->sent = 0;
+        state->begun = now;
     }
     if (!state->is_started || config->mean == 0) { /* a rate would begin now */
         state->since = now;

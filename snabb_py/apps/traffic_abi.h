@@ -54,7 +54,7 @@ struct generator_config {
                                                       round; norder >= 1 */
     uint32_t norder;
     uint32_t stream;
-    uint64_t count;  /* packets to send, 0: without end */
+    uint64_t count;  /* packets to send of the stream, 0: without end */
     double mean;     /* ns, of the costs in order; 0: as fast as taken */
     double catch_up; /* ns behind its rate that it makes up for at least */
 };
@@ -68,14 +68,15 @@ enum {
 };
 
 struct generator_state {
-    uint64_t sent;
+    uint64_t sent;   /* of the stream */
     uint64_t number; /* of the next stamp */
+    uint64_t begun;  /* ns; the stream's first turn */
     uint64_t since;  /* ns; credit was last given */
     double credit;   /* ns; a packet may go when it is not negative */
     double missed;   /* packets, less than one, not counted yet */
     uint32_t turn;   /* in the order */
     uint32_t reason; /* GENERATOR_MISSED_*: what held the last pull up */
-    uint32_t stream; /* that number belongs to */
+    uint32_t stream; /* that sent, number and begun belong to */
     uint32_t is_started;
 };
 
