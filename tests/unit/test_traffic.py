@@ -507,7 +507,7 @@ def test_a_count_and_a_time_are_those_of_the_stream(rate: dict[str, float]) -> N
     frames = udp_frames()
     with Harness(Generator(frames, rate_pps=1e5, stream=1)) as h:
         run(h, 5 * MS, 10 * US)
-        next_one = Generator(frames, stream=2, count=1000, **rate)  # type: ignore[arg-type]
+        next_one = Generator(frames, stream=2, count=1000, **rate)
         next_one.adopt(h.app)
         assert (next_one.sent, next_one.elapsed_ns, next_one.is_done) == (0, 0, False)
         become(h, next_one)
