@@ -78,6 +78,7 @@ struct generator_state {
     uint32_t reason; /* GENERATOR_MISSED_*: what held the last pull up */
     uint32_t stream; /* that sent, number and begun belong to */
     uint32_t is_started;
+    uint32_t is_resting; /* all have been sent */
 };
 
 extern const struct app_ops generator_ops;
