@@ -17,7 +17,7 @@ from snabb_py.cli.loadtest_options import (
 from snabb_py.cli.loadtest_report import Printer, rate_text
 from snabb_py.cli.loadtest_search import Finding, Limit, Search, Verdict
 from snabb_py.cli.loadtest_traffic import Rate
-from snabb_py.cli.loadtest_trial import Outcome, Tester, Timing
+from snabb_py.cli.loadtest_trial import LoadTest, Outcome, Timing
 from snabb_py.cli.options import Number
 from snabb_py.errors import ConfigError, SnabbError
 
@@ -65,7 +65,7 @@ def check_arrival(outcome: Outcome) -> None:
             )
 
 
-def find(search: Search, tester: Tester, printer: Printer) -> Limit:
+def find(search: Search, tester: LoadTest, printer: Printer) -> Limit:
     """Search, and print each trial.
 
     Raises:
@@ -224,7 +224,7 @@ def program(  # noqa: PLR0913 - the options of a program
     low, high = bounds(network, least, most)
     printer = Printer(as_json=as_json)
     with running(network, cpu=cpu, sim_cpu=sim_cpu, busy=busy) as engine:
-        tester = Tester(
+        tester = LoadTest(
             engine,
             network,
             Timing(duration, drain, overload, settle),

@@ -18,7 +18,7 @@ from snabb_py.cli.loadtest_options import (
 )
 from snabb_py.cli.loadtest_report import Printer
 from snabb_py.cli.loadtest_traffic import Rate
-from snabb_py.cli.loadtest_trial import EndedError, Outcome, Tester, Timing
+from snabb_py.cli.loadtest_trial import EndedError, LoadTest, Outcome, Timing
 from snabb_py.cli.run import printable
 from snabb_py.errors import ConfigError
 
@@ -79,7 +79,7 @@ class Totals:
         ]
 
 
-def outcomes(tester: Tester, steps: Iterable[float]) -> Iterator[Outcome]:
+def outcomes(tester: LoadTest, steps: Iterable[float]) -> Iterator[Outcome]:
     """Yield what each step shows, until the user ends it."""
     with contextlib.suppress(EndedError):
         for pps in steps:
@@ -143,7 +143,7 @@ def program(  # noqa: PLR0913 - the options of a program
     up = ramp_up(peak, traffic.pps(step) if step else peak / STEPS)
     printer, totals = Printer(as_json=as_json), Totals()
     with running(network, cpu=cpu, sim_cpu=sim_cpu, busy=busy) as engine:
-        tester = Tester(engine, network, Timing(duration, drain))
+        tester = LoadTest(engine, network, Timing(duration, drain))
         for outcome in outcomes(tester, RAMPS[ramp](up)):
             printer.trial("step", outcome)
             totals.add(outcome)

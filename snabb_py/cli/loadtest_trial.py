@@ -1,6 +1,6 @@
 """A trial: a load at one rate for a while, and what became of each packet.
 
-    tester = Tester(engine, network, timing)
+    tester = LoadTest(engine, network, timing)
     outcome = tester.trial({path: pps ...})
 
 Each trial has streams of its own and new checkers, so that what is late of the one
@@ -134,7 +134,7 @@ class _Phase:
         return stream.packets - stream.duplicated, stream.lost
 
 
-class Tester:
+class LoadTest:
     """Makes trials on a network, one after the other.
 
     Args:
