@@ -41,9 +41,8 @@ def bounds(
     Raises:
         ConfigError: they are the wrong way round.
     """
-    traffic = network.paths[0].traffic
-    high = traffic.pps(most)
-    low = traffic.pps(least) if least else high * LEAST_SHARE
+    high = network.pps(most)
+    low = network.pps(least) if least else high * LEAST_SHARE
     if least and low > high:
         raise ConfigError(
             f"--min {least.text}: more than --max, {most.text if most else '10Gbps'}"

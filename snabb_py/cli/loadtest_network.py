@@ -15,7 +15,7 @@ from snabb_py.apps.traffic import Checker, Generator
 from snabb_py.cli import forward
 from snabb_py.cli.cards import GENERATOR_OPTIONS, parse_sim
 from snabb_py.cli.interfaces import RING_SIZE, Direction, Interface, attach
-from snabb_py.cli.loadtest_traffic import Traffic, TrafficOptions
+from snabb_py.cli.loadtest_traffic import LINE_GBPS, Rate, Traffic, TrafficOptions
 from snabb_py.engine.config import Config, LinkSpec
 from snabb_py.errors import ConfigError
 
@@ -73,6 +73,21 @@ class Network:
     interfaces: Sequence[Interface]
     words: Mapping[str, str] = field(default_factory=dict)
     is_own: bool = False
+
+    def pps(self, rate: Rate | None) -> float:
+        """Return packets a second of each direction; without a rate, line rate.
+
+        Raises:
+            ConfigError: they are more than can be asked for.
+        """
+        traffic = self.paths[0].traffic
+        pps = traffic.pps(rate)
+        if rate and self.is_own and pps > traffic.pps(None):
+            raise ConfigError(
+                f"rate {rate.text}: more than the cable of a software card carries, "
+                f"{LINE_GBPS} Gbps on the wire"
+            )
+        return pps
 
     def with_checkers(self, suffix: str) -> Config:
         """Return the config with a new checker at each arrival, "<name>-<suffix>"."""

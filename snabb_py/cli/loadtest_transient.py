@@ -138,9 +138,8 @@ def program(  # noqa: PLR0913 - the options of a program
       snabb-py loadtest transient raw:eth1 raw:eth2 --ramp constant --max 1Gbps --json
     """
     network = build(interfaces, **options)
-    traffic = network.paths[0].traffic
-    peak = traffic.pps(most)
-    up = ramp_up(peak, traffic.pps(step) if step else peak / STEPS)
+    peak = network.pps(most)
+    up = ramp_up(peak, network.pps(step) if step else peak / STEPS)
     printer, totals = Printer(as_json=as_json), Totals()
     with running(network, cpu=cpu, sim_cpu=sim_cpu, busy=busy) as engine:
         tester = LoadTest(engine, network, Timing(duration, drain))
@@ -152,7 +151,7 @@ def program(  # noqa: PLR0913 - the options of a program
             {
                 "program": "loadtest transient",
                 "steps": printer.trials,
-                "unit": traffic.unit,
+                "unit": network.paths[0].traffic.unit,
                 "paths": totals.describe(),
             }
         )
