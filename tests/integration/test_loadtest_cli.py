@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.hosts import SNABB, Namespace, until
+from tests.hosts import SNABB, until
+from tests.loadtest_lab import Lab
 
 #: Trials that are over soon, in the time of the generators.
 SHORT = (
@@ -20,7 +21,12 @@ SHORT = (
 )
 INLINE = ("sim,inline", "sim,inline")
 #: A load that every machine can carry.
-GENTLE = ("--size", "1518", "--max", "40Mbps")
+GENTLE = ("--size", "1518", "--max", "20Mbps")
+#: A search that is not longer than it must be.
+QUICK = (
+    *("--precision", "1.5", "--duration", "0.3", "--settle", "0.1", "--drain", "0.1"),
+    *("--warm-up", "0.1", "--retry", "2"),
+)
 
 
 def loadtest(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -178,49 +184,6 @@ def test_help() -> None:
 # ---- a device behind cables --------------------------------------------------
 
 
-class Lab:
-    """A tester with the interfaces t0 and t1, whose cables lead to d0 and d1."""
-
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._stack = stack
-        self.here, self.there = Namespace(), Namespace()
-        stack.callback(self.there.close)
-        stack.callback(self.here.close)
-        for i in (0, 1):
-            self.here.ip(
-                f"link add t{i} type veth peer name d{i} netns {self.there.name}\n"
-                f"link set t{i} up"
-            )
-            self.there.ip(f"link set d{i} up")
-        until(lambda: "LOWER_UP" in self.here("ip", "link", "show", "t1"))
-
-    def start(self, namespace: Namespace, *arguments: str) -> subprocess.Popen[str]:
-        """Start a program of ours that ends with the test."""
-        process = namespace.start(*SNABB, *arguments)
-        self._stack.callback(self.end, process)
-        return process
-
-    @staticmethod
-    def end(process: subprocess.Popen[str]) -> None:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=20)
-
-    def device(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a forwarder between the cables."""
-        process = self.start(
-            self.there,
-            *("forward", "raw:d0", "raw:d1", "--interval", "0.1", *arguments),
-        )
-        assert process.stdout
-        assert process.stdout.readline()  # the first report: it runs
-        return process
-
-    def test(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a load test."""
-        return self.start(self.here, "loadtest", *arguments)
-
-
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     with contextlib.ExitStack() as stack:
@@ -241,14 +204,25 @@ needs = pytest.mark.need("root", "netns")
 @needs
 def test_it_finds_the_policer_of_a_device(lab: Lab) -> None:
     lab.device("--police", "0.01", "--bidir")
-    arguments = ("raw:t0", "raw:t1", "--bidir", *GENTLE, "--retry", "2", "--json")
-    output, _ = finish(
-        lab.test("find-limit", *arguments, "--duration", "0.3", "--drain", "0.1"), 0
-    )
+    arguments = ("raw:t0", "raw:t1", "--bidir", *GENTLE, *QUICK, "--json")
+    output, _ = finish(lab.test("find-limit", *arguments), 0)
     *trials, result = objects(output)
     assert result["limit"]["gbps"] == pytest.approx(0.01, rel=0.02)
     names = {(p["from"], p["to"]) for trial in trials for p in trial["paths"]}
     assert names == {("raw:t0", "raw:t1"), ("raw:t1", "raw:t0")}
+
+
+@needs
+@pytest.mark.need("tbf")
+def test_it_finds_the_rate_that_linux_shapes_to(lab: Lab) -> None:
+    # Its bits are those of frames without FCS (tc-stab(8)); what it cannot store of
+    # more it drops.
+    lab.bridge("tbf rate 10mbit burst 9k limit 9k")
+    arguments = ("raw:t0", "raw:t1", *GENTLE, *QUICK, "--json")
+    output, _ = finish(lab.test("find-limit", *arguments), 0)
+    *_, result = objects(output)
+    assert result["limit"]["mpps"] == pytest.approx(10 / 8 / 1514, rel=0.02)
+    assert result["verdict"] == "lost"
 
 
 @needs
