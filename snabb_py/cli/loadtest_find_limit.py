@@ -25,6 +25,8 @@ from snabb_py.errors import ConfigError, SnabbError
 NOTHING_PASSED, TESTER_IS_THE_LIMIT = 3, 4
 #: Of the highest rate, where no least one is given.
 LEAST_SHARE = 1e-3
+#: Of the precision: how much a generator may fall short.
+SLACK = 0.25
 #: Of the highest rate: the warm-up's.
 WARM_UP_SHARE = 0.1
 
@@ -229,7 +231,7 @@ def program(  # noqa: PLR0913 - the options of a program
             Timing(duration, drain, overload, settle),
             overload_pps=high,
             tolerance=tolerance,
-            slack=precision / 100,
+            slack=precision / 100 * SLACK,
         )
         if warm_up:
             outcome = tester.trial(max(low, high * WARM_UP_SHARE), duration=warm_up)

@@ -27,6 +27,16 @@ class Verdict(Enum):
         return self in {Verdict.SLOW, Verdict.TESTER_LOST}
 
 
+#: Of tries of the same rate, what counts more comes later.
+WEIGHTS = (
+    Verdict.SILENT,
+    Verdict.TESTER_LOST,
+    Verdict.SLOW,
+    Verdict.LOST,
+    Verdict.PASSED,
+)
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a trial has shown.
@@ -117,9 +127,13 @@ class Search:
         return passed, top
 
     def _attempt(self, trial: Trial, rate: float) -> Finding:
-        finding = trial(rate)
-        for _ in range(self.retries):
-            if finding.verdict is Verdict.PASSED:
+        """Return what the tries of a rate show: a loss, if there was one but no pass.
+
+        A tester that could not do it in one of them proves nothing about the device.
+        """
+        findings: list[Finding] = []
+        while len(findings) <= self.retries:
+            findings.append(trial(rate))
+            if findings[-1].verdict is Verdict.PASSED:
                 break
-            finding = trial(rate)
-        return finding
+        return max(findings, key=lambda f: (WEIGHTS.index(f.verdict), f.sent))

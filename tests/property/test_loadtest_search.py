@@ -87,6 +87,17 @@ def test_retries_make_good_as_many_disturbances(
     assert Search(low, high, precision, retries=disturbed).run(bench) == calm
 
 
+def test_a_loss_says_more_than_a_tester_that_was_too_slow() -> None:
+    verdicts = [Verdict.SLOW, Verdict.LOST, Verdict.SLOW, Verdict.PASSED]
+    script = iter(verdicts)
+
+    def trial(rate: float) -> Finding:
+        return Finding(rate, rate * 0.9, next(script))
+
+    limit = Search(1, 2, 0.5, retries=2).run(trial)
+    assert limit == Limit(0.9, 2, Verdict.LOST)
+
+
 def test_a_device_that_falls_silent_ends_the_search() -> None:
     asked = []
 
