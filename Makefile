@@ -65,6 +65,11 @@ verify: build  ## long runs and measurements, each judged; SNABB=/path/to/snabb 
 	    echo "$$script"; $(python) "$$script" || exit; \
 	done
 
+.PHONY: dist
+dist: build $(venv)/dist-installed  ## make dist/snabb-py, one file that needs no Python
+	scripts/install-packages dist
+	$(python) scripts/dist/build
+
 .PHONY: clean
 clean:  ## remove all that make made, the virtual environment too
 	rm -rf $(venv) build dist *.egg-info snabb_py/_native.*so

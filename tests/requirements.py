@@ -119,6 +119,18 @@ def has_libpcap() -> bool:
     return True
 
 
+def has_packing() -> bool:
+    if not (shutil.which("zstd") and shutil.which("cc")):
+        return False
+    library = subprocess.run(
+        ["cc", "-print-file-name=libzstd.a"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return Path(library.strip()).is_absolute()
+
+
 def has_two_cpus() -> bool:
     return len(os.sched_getaffinity(0)) > 1
 
@@ -132,6 +144,9 @@ def program(name: str, package: str) -> Requirement:
 
 
 REQUIREMENTS = {
+    "dist": Requirement(
+        has_packing, "zstd, to pack and static (packages zstd and libzstd-dev)"
+    ),
     "dpdk": program("dpdk-testpmd", "dpdk-dev"),
     "ethtool": program("ethtool", "ethtool"),
     "hugepages": Requirement(

@@ -119,7 +119,11 @@ def cli(*, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a program and exit: 0 well, 1 it failed, 2 it was called wrongly."""
+    """Run a program and exit: 0 well, 1 it failed, 2 it was called wrongly.
+
+    Args:
+        arguments: without them those that the process was called with.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed before we came
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
@@ -130,7 +134,12 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _unwind)
     try:
-        sys.exit(cli.main(arguments, prog_name="snabb-py", standalone_mode=False) or 0)
+        sys.exit(
+            cli.main(
+                arguments or _called_with(), prog_name="snabb-py", standalone_mode=False
+            )
+            or 0
+        )
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -146,6 +155,12 @@ def main(arguments: list[str] | None = None) -> None:
             _forget_stdout()
         _complain(_explain(error))
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _called_with() -> list[str]:
+    """Return the arguments; by a link with a program's name, that is the first."""
+    name = sys.argv[0].rpartition("/")[2]
+    return [name, *sys.argv[1:]] if name in PROGRAMS else sys.argv[1:]
 
 
 def _unwind(number: int, _frame: object) -> None:

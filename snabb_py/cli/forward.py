@@ -7,7 +7,6 @@ import click
 
 from snabb_py.apps.basic import Forward, Police
 from snabb_py.cli.interfaces import (
-    RING_SIZE,
     UNFINISHED,
     Direction,
     Interface,
@@ -33,7 +32,7 @@ def build(  # noqa: PLR0913 - the options of a program
     hops: int,
     bidir: bool,
     police: float | None,
-    ring_size: int = RING_SIZE,
+    ring_size: int | None = None,
 ) -> tuple[Config, list[Direction]]:
     """Return the app network and what to count in it.
 
@@ -43,7 +42,7 @@ def build(  # noqa: PLR0913 - the options of a program
         hops: forwarders in each direction.
         bidir: also from b to a.
         police: Gbps that may pass in each direction.
-        ring_size: descriptors of cards' rings.
+        ring_size: see `attach`.
 
     Raises:
         ConfigError: an interface's name is wrong, or one is used twice.
@@ -80,8 +79,7 @@ def _leave_out(config: Config, source: Interface, target: Interface) -> None:
     """Remove what only the direction that is not wanted would have used."""
     entry = source.entry
     if source.sim and entry and issubclass(config.apps[entry].cls, FiniteSource):
-        del config.apps[entry]
-        config.links = {link for link in config.links if link.from_app != entry}
+        config.remove([entry])
     if source.sim and target.sim:
         return
     gone = {target.transmit.partition(".")[0]}
@@ -178,7 +176,7 @@ def program(  # noqa: PLR0913 - the options of a program
     hops: int,
     bidir: bool,
     police: float | None,
-    ring_size: int,
+    ring_size: int | None,
     sim_cpu: int | None,
     graph: str | None,
     duration: float | None,
@@ -193,7 +191,7 @@ def program(  # noqa: PLR0913 - the options of a program
     An interface is one of
       0000:01:00.0[,OPTION]... an Intel 82599, by its PCI address
       sim[,OPTION]...          a software 82599, through the same driver
-      raw:IFNAME               a network interface of the kernel
+      raw:IFNAME[,ring=N]      a network interface of the kernel
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
       null                     gives nothing, swallows everything

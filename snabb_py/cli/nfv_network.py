@@ -103,7 +103,7 @@ class Trunk:
     Args:
         word: an interface's name; of a card without mac= and inline.
         ports: that there are in the beginning.
-        ring_size: descriptors of a card's rings, where the word says nothing.
+        ring_size: see `attach`.
         nworkers: that ports are spread over.
 
     Raises:
@@ -115,7 +115,7 @@ class Trunk:
         self,
         word: str,
         ports: Sequence[PortConfig],
-        ring_size: int = RING_SIZE,
+        ring_size: int | None = None,
         *,
         nworkers: int = 1,
     ) -> None:
@@ -126,11 +126,11 @@ class Trunk:
         self._driver: type[Intel82599] | None = None
         self._arguments: dict[str, Any] = {}
         if word.partition(",")[0] == "sim":
-            self.interface = self._take_sim(ports, ring_size)
+            self.interface = self._take_sim(ports, ring_size or RING_SIZE)
         elif PCI_ADDRESS.fullmatch(word):
-            self.interface = self._take_pci(ring_size)
+            self.interface = self._take_pci(ring_size or RING_SIZE)
         else:
-            self.interface = attach(self.base, TRUNK, word)
+            self.interface = attach(self.base, TRUNK, word, ring_size=ring_size)
 
     def _take_sim(self, ports: Sequence[PortConfig], ring: int) -> Interface:
         parsed = parse_sim(self.word)
@@ -468,11 +468,11 @@ def transition(old: Network, new: Network) -> Config | None:
         keeps_vm = after is not None and (
             old.config.apps[chain.vm] == new.config.apps[after.vm]
         )
-        _remove(config, chain.apps - ({chain.vm} if keeps_vm else set()))
+        config.remove(chain.apps - ({chain.vm} if keeps_vm else set()))
         links = (*links_to(chain), *links_from(chain))
         config.links -= set(links)
     if old.mode != new.mode and old.mode == "switch":
-        _remove(config, old.config.apps.keys() - _kept(old))
+        config.remove(old.config.apps.keys() - _kept(old))
     return config
 
 
@@ -481,17 +481,6 @@ def _kept(network: Network) -> set[str]:
     chains = {app for chain in network.chains.values() for app in chain.apps}
     outside = {n for n in network.config.apps if n.startswith(f"{TRUNK}-")}
     return chains | outside
-
-
-def _remove(config: Config, apps: Iterable[str]) -> None:
-    gone = set(apps)
-    for app in gone & config.apps.keys():
-        del config.apps[app]
-    config.links = {
-        link
-        for link in config.links
-        if link.from_app not in gone and link.to_app not in gone
-    }
 
 
 def _yielding(old: Network, new: Network) -> set[str]:

@@ -1,6 +1,7 @@
 """Options that programs share."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -47,10 +48,9 @@ def card_options(command: F) -> F:
     ring_size = click.option(
         "--ring-size",
         type=int,
-        default=RING_SIZE,
-        show_default=True,
         metavar="N",
-        help="Descriptors of each ring of a card, a power of two.",
+        help=f"Descriptors of each ring of a card ({RING_SIZE}), frames that the "
+        "kernel holds for a raw:IFNAME (512); a power of two.",
     )
     sim_cpu = click.option(
         "--sim-cpu",
@@ -89,7 +89,11 @@ def place_workers(workers: int | None, cpu_list: str | None) -> list[int | None]
         ConfigError: that is no list, or not one of so many; we may not run there.
     """
     if cpu_list is None:
-        return [None] * (workers or 1)
+        number, ncpus = workers or 1, len(os.sched_getaffinity(0))
+        if number > ncpus:
+            text = f"{number} workers on {ncpus} CPUs take turns: fewer are faster"
+            click.echo(f"snabb-py: {text}", err=True)
+        return [None] * number
     cpus = parse_cpus(cpu_list)
     for cpu in cpus:
         check_cpu(cpu)

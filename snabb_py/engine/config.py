@@ -10,7 +10,7 @@ that say the same are equal. Imports only errors.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,17 @@ class Config:
         """Give an app arguments beside, or in place of, those that it has."""
         spec = self.apps[name]
         self.apps[name] = replace(spec, args={**spec.args, **args})
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Take apps out, and the links to and from them; others may be named too."""
+        gone = set(names)
+        for name in gone & self.apps.keys():
+            del self.apps[name]
+        self.links = {
+            link
+            for link in self.links
+            if link.from_app not in gone and link.to_app not in gone
+        }
 
     def link(self, text: str) -> None:
         """Add a link, "from.port -> to.port"; the apps may come later.

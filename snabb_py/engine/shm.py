@@ -25,18 +25,20 @@ To read the directory: take the generation, read, take it again, repeat if it is
 or has changed. Rows are in one dense file rather than a page each, because page-aligned
 counters fall into the same cache sets.
 
-A file `lock` in the same directory is locked (flock) as long as the instance lives:
-that, not the pid, tells whether it does. Imports errors and the extension.
+Who reads it is `shm_reader`. A file `lock` in the same directory is locked (flock) as
+long as the instance lives: that, not the pid, tells whether it does. A file `about` has
+a JSON object in which the program says what it is. Imports errors and the extension.
 """
 
 import contextlib
 import fcntl
+import json
 import mmap
 import os
 import shutil
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,19 @@ class InstanceDirectory:
     def huge_pages(self) -> huge_pages.Note:
         """The note of the huge pages that are added, should we be killed."""
         return huge_pages.Note(self.path / "hugepages")
+
+    def tell(self, facts: Mapping[str, Any]) -> None:
+        """Say what runs here, for who looks at it: in the file `about`.
+
+        Raises:
+            DeviceError: it cannot be written.
+        """
+        new = self.path / "about.new"
+        try:
+            new.write_text(json.dumps(facts))
+            new.replace(self.path / "about")  # whole, whenever somebody looks
+        except OSError as error:
+            raise DeviceError(f"write {new}", error.errno or 0) from None
 
     def close(self) -> None:
         """Remove the directory."""
@@ -325,58 +340,3 @@ class Counters:
         generation[0] += 1
         ENTRY.pack_into(self._map, DIRECTORY + entry * ENTRY.size, *fields)
         generation[0] += 1
-
-
-class CountersReader:
-    """The file of an instance, for anybody else: read-only.
-
-    Raises:
-        ConfigError: there is no such file, or it is none of ours.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: {error}") from None
-        if self._map[:8] != MAGIC:
-            self._map.close()
-            raise ConfigError(f"{path}: not a counters file of snabb-py")
-
-    def _generation(self) -> int:
-        return int.from_bytes(self._map[8:16], "little")
-
-    @property
-    def program(self) -> str:
-        """The program's name."""
-        return str(HEADER.unpack_from(self._map)[5].rstrip(b"\0").decode())
-
-    def read(self) -> dict[str, dict[str, int] | list[int]]:
-        """Return all rows by name: counters as a dict, histograms as a list."""
-        while True:
-            before = self._generation()
-            rows = self._read_rows()
-            if before % 2 == 0 and before == self._generation():
-                return rows
-
-    def _read_rows(self) -> dict[str, dict[str, int] | list[int]]:
-        rows: dict[str, dict[str, int] | list[int]] = {}
-        for entry in range(NENTRIES):
-            kind, offset, count, names_at, names_length, name = ENTRY.unpack_from(
-                self._map, DIRECTORY + entry * ENTRY.size
-            )
-            if kind not in (COUNTERS, HISTOGRAM) or offset + 8 * count > SIZE:
-                continue
-            values = list(struct.unpack_from(f"<{count}Q", self._map, offset))
-            key = name.rstrip(b"\0").decode(errors="replace")
-            if kind == COUNTERS:
-                text = self._map[names_at : names_at + names_length].decode()
-                rows[key] = dict(zip(text.split("\n"), values, strict=False))
-            else:
-                rows[key] = values
-        return rows
-
-    def close(self) -> None:
-        """Unmap it."""
-        self._map.close()

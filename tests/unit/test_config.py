@@ -182,6 +182,20 @@ def test_ports_are_in_natural_order() -> None:
     assert sorted(names, key=natural_key) == ["a", "tx1", "tx2", "tx10"]
 
 
+def test_an_app_is_taken_out_with_its_links() -> None:
+    config = Config()
+    for name in ("a", "b", "c"):
+        config.app(name, Tee)
+    config.link("a.out -> b.in")
+    config.link("b.out -> c.in")
+    config.link("c.out -> a.in")
+    config.remove(["b", "nobody"])
+    assert config.apps.keys() == {"a", "c"}
+    assert config.links == {LinkSpec.parse("c.out -> a.in")}
+    config.app("b", Tee)
+    config.link("a.out -> b.in")
+
+
 def test_a_network_can_be_drawn() -> None:
     text = chain(Forward).graphviz()
     assert '"a0" -> "a1" [taillabel="tx", headlabel="rx"];' in text
