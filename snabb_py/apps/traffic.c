@@ -198,26 +198,32 @@ static HOT void generator_make_varied(const struct generator_config *config,
     link_transmit_known(out, fresh, n, bytes);
 }
 
+/* A rate begins, or would begin, now. */
+static void generator_begin(struct generator_state *state, uint64_t now)
+{
+    state->since = now;
+    state->credit = 0;
+    state->reason = GENERATOR_MISSED_LATE;
+}
+
 /* After a start or a change of the configuration. */
 static void generator_adapt(const struct generator_config *config,
                             struct generator_state *state, uint64_t now)
 {
+    if (!state->is_started || state->stream != config->stream) {
+        state->stream = config->stream;
+        state->number = state->sent = 0;
+        state->begun = now;
+    }
     if (unlikely(state->config != config)) {
-        /* Which packet is the n-th depends on n alone. */
+        /* Which packet of a stream is the n-th depends on n alone. */
         state->config = config;
         state->turn = (uint32_t)(state->sent % config->norder);
         if (config->fields)
             fields_seek(config->fields, &state->fields, state->sent);
     }
-    if (!state->is_started || state->stream != config->stream) {
-        state->stream = config->stream;
-        state->number = 0;
-    }
-    if (!state->is_started || config->mean == 0) { /* a rate would begin now */
-        state->since = now;
-        state->credit = 0;
-        state->reason = GENERATOR_MISSED_LATE;
-    }
+    if (!state->is_started || config->mean == 0)
+        generator_begin(state, now);
     state->is_started = 1;
 }
 
@@ -229,11 +235,16 @@ static uint32_t generator_pull(struct app *app)
     uint32_t room = link_writable(out), n = min_u32(app->worker->burst, room);
     generator_adapt(config, state, app->worker->now);
     if (config->count) {
-        if (state->sent >= config->count)
+        if (state->sent >= config->count) {
+            state->is_resting = 1;
             return 0;
+        }
         if (config->count - state->sent < n)
             n = (uint32_t)(config->count - state->sent);
     }
+    if (unlikely(state->is_resting)) /* nothing was due meanwhile */
+        generator_begin(state, app->worker->now);
+    state->is_resting = 0;
     uint32_t there = freelist_reserve(out->freelist, PACKET_SMALL, n);
     if (config->mean > 0) {
         generator_earn(app);

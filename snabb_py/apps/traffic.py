@@ -182,7 +182,8 @@ class Generator(FiniteSource):
     Over any time it sends as many packets as the rate has due, to the packet. After a
     pause it makes up for `catch_up_us`, or four bursts of the worker, if that is more;
     what goes beyond is not sent late but counted as missed: what it sent and what it
-    missed are together what it was asked for.
+    missed are together what it was asked for. Reconfigured it takes its new rate at
+    once, with the credit that it has; with a new stream it begins to count anew.
 
     Args:
         frames: sent in this order, round and round; see `udp_frames`, `weighted`.
@@ -191,7 +192,7 @@ class Generator(FiniteSource):
         rate_pps: packets a second; 0: as many as the network takes.
         rate_gbps: instead: 10^9 bits a second on the wire, as all Gbps here: preamble,
             FCS and gap count 24 bytes a packet, and none is shorter than 60 without.
-        count: packets to send; 0: without end.
+        count: packets to send of the stream; 0: without end.
         catch_up_us: 0 to 10^6.
         ranges: header fields of all frames that vary from packet to packet.
         flows: packets until those begin anew, each frame with each flow; 0: as many as
@@ -259,12 +260,25 @@ class Generator(FiniteSource):
     @property
     def is_done(self) -> bool:
         """Whether all packets have been sent; never without a count."""
-        return bool(0 < self.config.count <= self.state.sent)
+        return bool(0 < self.config.count <= self.sent)
 
     @property
     def sent(self) -> int:
-        """Packets sent so far."""
-        return int(self.state.sent)
+        """Packets sent of the stream so far."""
+        return int(self.state.sent) if self._has_begun else 0
+
+    @property
+    def elapsed_ns(self) -> int:
+        """How long the stream has been sent at a rate, to its last packet if all are.
+
+        In the worker's time, which may be modelled.
+        """
+        return int(self.state.since - self.state.begun) if self._has_begun else 0
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the worker has taken the stream up, and the state is its."""
+        return bool(self.state.is_started and self.state.stream == self.config.stream)
 
 
 @dataclass(frozen=True, slots=True)

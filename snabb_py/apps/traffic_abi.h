@@ -59,7 +59,7 @@ struct generator_config {
     uint32_t norder;       /* 1 at least */
     uint32_t stream;
     const struct fields *fields; /* NULL: none varies */
-    uint64_t count;  /* packets to send, 0: without end */
+    uint64_t count;  /* packets to send of the stream, 0: without end */
     double mean;     /* ns, of the costs in order; 0: as fast as taken */
     double catch_up; /* ns behind its rate that it makes up for at least */
 };
@@ -73,15 +73,17 @@ enum {
 };
 
 struct generator_state {
-    uint64_t sent;
+    uint64_t sent;   /* of the stream */
     uint64_t number; /* of the next stamp */
+    uint64_t begun;  /* ns; the stream's first turn */
     uint64_t since;  /* ns; credit was last given */
     double credit;   /* ns; a packet may go when it is not negative */
     double missed;   /* packets, less than one, not counted yet */
     uint32_t turn;   /* in the order */
     uint32_t reason; /* GENERATOR_MISSED_*: what held the last pull up */
-    uint32_t stream; /* that number belongs to */
+    uint32_t stream; /* that sent, number and begun belong to */
     uint32_t is_started;
+    uint32_t is_resting; /* all have been sent */
     const struct generator_config *config; /* that turn and fields are of */
     struct fields_state fields;
 };

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PROGRAMS = {
     "bench": "Measure the engine itself.",
     "forward": "Join two interfaces through a chain of forwarders.",
+    "loadtest": "Find out what a device loses under load, and from which rate on.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
     "packetblaster": "Send traffic: made up, from captures, or of softwires.",
@@ -44,7 +45,7 @@ class Programs(click.Group):
 
     Args:
         table: program -> what the group's `--help` says of it.
-        prefix: of the module that has the program's name.
+        prefix: of the module that has the program's name, "_" for "-".
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Programs(click.Group):
         if cmd_name not in self._table:
             return None
         with _deadly_signals():
-            command = import_module(self._prefix + cmd_name).program
+            command = import_module(self._prefix + cmd_name.replace("-", "_")).program
         if not isinstance(command, click.Command):
             raise TypeError(cmd_name)
         return command
@@ -127,6 +128,7 @@ def cli(*, debug: bool) -> None:
       snabb-py nfv traffic sim examples/nfv.toml vm-%s.sock
       snabb-py sim82599 nic.sock --wire tap:tap0
       snabb-py packetblaster synth sim --flows 1000
+      snabb-py loadtest find-limit raw:eth1 raw:eth2
       snabb-py pci list
       snabb-py bench basic1
     """

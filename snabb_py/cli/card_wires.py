@@ -137,7 +137,7 @@ def _attach_generator(config: Config, name: str, port: Port, stream: int) -> Non
     """
     try:
         options = parse_options(port.wire)
-        frames = make_frames(options, port.card.mac)
+        frames = make_frames(options, dst_mac=port.card.mac.hex(":"))
         rate = parse_rate(options["rate"], frames)
     except (ConfigError, ValueError) as error:
         raise ConfigError(f'wire "{port.wire}": {error}') from None
@@ -169,8 +169,12 @@ def parse_options(wire: str) -> dict[str, str]:
     return defaults | given
 
 
-def make_frames(options: dict[str, str], mac: bytes) -> list[Template]:
-    """Return the frames that options ask for, to a MAC address.
+def make_frames(options: dict[str, str], **addresses: Any) -> list[Template]:
+    """Return the frames that options ask for.
+
+    Args:
+        options: size, flows, vlan and ip.
+        addresses: for `udp_frames`.
 
     Raises:
         ConfigError, ValueError: an option is wrong.
@@ -191,9 +195,9 @@ def make_frames(options: dict[str, str], mac: bytes) -> list[Template]:
         flows=flows,
         vlan=parse_number("vlan", options["vlan"]) if options["vlan"] else None,
         ipv6=IP_VERSIONS[options["ip"]],
-        dst_mac=mac.hex(":"),
         # of a mix the shortest are made as long as an IPv6 frame or a tag needs
         grow=options["size"] == "imix",
+        **addresses,
     )
 
 

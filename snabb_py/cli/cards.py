@@ -291,7 +291,9 @@ def _traffic(parsed: CardWord, card: Card, targets: Sequence[Target]) -> dict[st
         frames = [
             frame
             for mac, vlan in targets or [(card.mac, None)]
-            for frame in make_frames(options | _tag(options, vlan), mac)
+            for frame in make_frames(
+                options | _tag(options, vlan), dst_mac=mac.hex(":")
+            )
         ]
         if rate == "max":
             speed: dict[str, Any] = {}

@@ -472,6 +472,11 @@ class Engine:
         self._has_ended = True
         os.eventfd_write(self._end_fd, 1)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether `end` has been called: `main` returns at once from then on."""
+        return self._has_ended
+
     def supervise(self) -> None:
         """Look after what apps have outside, and after Python apps that failed.
 

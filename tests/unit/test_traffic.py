@@ -502,6 +502,28 @@ def test_a_new_stream_counts_from_0_and_fewer_frames_are_no_harm() -> None:
         assert [stamp_of(f)[1:] for f in run(h, US, US)] == [(9, i) for i in range(50)]
 
 
+@pytest.mark.parametrize("rate", [{"rate_pps": 1e6}, {"rate_gbps": 1}])
+def test_a_count_and_a_time_are_those_of_the_stream(rate: dict[str, Any]) -> None:
+    frames = udp_frames()
+    with Harness(Generator(frames, rate_pps=1e5, stream=1)) as h:
+        run(h, 5 * MS, 10 * US)
+        next_one = Generator(frames, stream=2, count=1000, **rate)
+        next_one.adopt(h.app)
+        assert (next_one.sent, next_one.elapsed_ns, next_one.is_done) == (0, 0, False)
+        become(h, next_one)
+        assert len(run(h, 10 * MS, 10 * US)) == 1000
+        assert (next_one.sent, next_one.is_done) == (1000, True)
+        # From the first turn to that of the last packet, whatever time goes by then.
+        due = 1000 * next_one.config.mean
+        assert next_one.elapsed_ns == pytest.approx(due, abs=10 * US)
+        # Nothing is due while all have been sent: the next one begins without credit.
+        become(h, Generator(frames, stream=3, **rate))  # type: ignore[arg-type]
+        assert len(run(h, MS, 10 * US)) == pytest.approx(
+            MS / next_one.config.mean, 0.03
+        )
+        assert h.counters == {}
+
+
 # ---- Checker: numbers --------------------------------------------------------
 
 
