@@ -20,7 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from snabb_py.engine.shm import CountersReader, runtime_directory
+from snabb_py.engine.counters_reader import CountersReader
+from snabb_py.engine.shm import runtime_directory
 
 SNABB = [sys.executable, "-m", "snabb_py"]
 _numbers = itertools.count()

@@ -157,6 +157,11 @@ class PcapReader(FiniteSource):
         )
         self._has_said = False
 
+    @property
+    def outside(self) -> str:
+        """The file that is read."""
+        return f"pcap:{self.path}"
+
     def open(self, resources: Resources) -> None:
         """Open the file and read on to its first packet.
 
@@ -309,6 +314,11 @@ class PcapWriter(App):
         )
         self.output: Output | None = None
         self._error = 0
+
+    @property
+    def outside(self) -> str:
+        """The file that is written."""
+        return f"pcap:,{self.path}"
 
     def open(self, resources: Resources) -> None:
         """Open the file, or go on with it as the app did that this one replaces.

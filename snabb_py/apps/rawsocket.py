@@ -308,6 +308,11 @@ class RawSocket(App):
         self.ifname = ifname
         self.macs = tuple(macs)
 
+    @property
+    def outside(self) -> str:
+        """The interface."""
+        return f"raw:{self.ifname}"
+
     def open(self, resources: Resources) -> None:
         """Borrow the interface's socket."""
         stations = "".join(f",{mac.hex(':')}" for mac in self.macs)

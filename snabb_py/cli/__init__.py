@@ -30,7 +30,9 @@ PROGRAMS = {
     "forward": "Join two interfaces through a chain of forwarders.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
+    "ps": "Show the instances that run here.",
     "pci": "Show PCI cards; lend them to user space and give them back.",
+    "top": "Show what instances do, live.",
     "sim82599": "Serve software Intel 82599 cards to virtual machines.",
 }
 

@@ -9,7 +9,8 @@ from typing import TypeGuard
 
 import click
 
-from snabb_py.engine.shm import CountersReader, is_alive, runtime_directory
+from snabb_py.engine.counters_reader import CountersReader
+from snabb_py.engine.shm import is_alive, runtime_directory
 from snabb_py.errors import ConfigError
 from snabb_py.lwaftr.counters import NAMES
 from snabb_py.lwaftr.spread import Spread

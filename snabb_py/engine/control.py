@@ -58,6 +58,7 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "graph": ("the network for Graphviz", lambda e, _r: e.config.graphviz()),
     "counters": ("all counters", _counters),
     "drops": ("packets lost by reason", lambda e, _r: e.drops()),
+    "interfaces": ("by app: what it joins the network to", lambda e, _r: e.outsides()),
     "packets": ("where all packets of the pool are; stops workers shortly", _packets),
     "uptime": ("seconds", lambda e, _r: time.monotonic() - e.started_at),
     "end": ("end the program as Ctrl-C does", _end),
@@ -185,15 +186,21 @@ class Control:
         self.path.unlink(missing_ok=True)
 
 
-def call(path: Path, verb: str, **members: Any) -> Any:
+def call(path: Path, verb: str, *, patience: float = PATIENCE, **members: Any) -> Any:
     """Send one request to an instance and return its result.
+
+    Args:
+        path: of its control socket.
+        verb: what is asked for.
+        patience: seconds for each step of it.
+        members: further ones of the request.
 
     Raises:
         DeviceError: nobody listens at `path`.
         ConfigError: the instance refused.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(PATIENCE)
+        client.settimeout(patience)
         try:
             client.connect(str(path))
             client.sendall(json.dumps({"verb": verb, **members}).encode() + b"\n")
@@ -201,6 +208,8 @@ def call(path: Path, verb: str, **members: Any) -> Any:
                 reply = json.loads(file.readline() or b"{}")
         except OSError as error:
             raise DeviceError(f"ask {path}", error.errno or errno.ETIMEDOUT) from None
+        except ValueError:
+            raise ConfigError(f"{path}: does not answer as an instance does") from None
     if not reply.get("ok"):
         raise ConfigError(reply.get("error", f"{path}: no answer"))
     return reply["result"]

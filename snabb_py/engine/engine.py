@@ -584,6 +584,11 @@ class Engine:
                 drops[f"worker-{worker.number} drop-reconfigure"] = n
         return drops
 
+    def outsides(self) -> dict[str, str]:
+        """Return what the network is joined to, by app: `raw:eth0`."""
+        outsides = {name: a.instance.outside for name, a in sorted(self._apps.items())}
+        return {name: outside for name, outside in outsides.items() if outside}
+
     def _on_links(self) -> int:
         links = [k.link for k in self._links.values()]
         rings = [a.state for n, a in self._apps.items() if n.endswith(">")]

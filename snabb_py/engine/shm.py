@@ -34,6 +34,7 @@ import fcntl
 import mmap
 import os
 import shutil
+import stat
 import struct
 import time
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ NENTRIES = 4096
 DIRECTORY = 64
 SIZE = 32 << 20  # sparse: only what is used takes memory
 LINE = 64
+LOCK_ATTEMPTS = 100  #: a millisecond apart
 
 
 def runtime_directory() -> Path:
@@ -73,10 +75,21 @@ def make_private(path: Path) -> None:
     """
     try:
         path.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
-        status = path.lstat()
+        check_private(path)
     except OSError as error:
         raise DeviceError(f"make {path}", error.errno or 0) from None
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+
+
+def check_private(path: Path) -> None:
+    """Refuse a directory that somebody else may change.
+
+    Raises:
+        ConfigError: it is such a one, or no directory.
+        OSError: there is none.
+    """
+    status = path.lstat()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not is_ours or status.st_mode & 0o022:
         raise ConfigError(f"{path}: belongs to somebody else or others may write to it")
 
 
@@ -109,13 +122,9 @@ class InstanceDirectory:
         except OSError as error:
             shutil.rmtree(self.path, ignore_errors=True)
             raise DeviceError(f"make {self.path}/lock", error.errno or 0) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(self._lock):
             os.close(self._lock)
-            raise ConfigError(
-                f"{self.path}: another engine of this process uses it"
-            ) from None
+            raise ConfigError(f"{self.path}: another engine of this process uses it")
 
     @property
     def huge_pages(self) -> huge_pages.Note:
@@ -126,6 +135,16 @@ class InstanceDirectory:
         """Remove the directory."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _lock(fd: int) -> bool:
+    """Lock an instance's file; whoever just asks whether it lives has it shortly."""
+    for _ in range(LOCK_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(1e-3)
+    return False
 
 
 def is_alive(directory: Path) -> bool:
@@ -325,58 +344,3 @@ class Counters:
         generation[0] += 1
         ENTRY.pack_into(self._map, DIRECTORY + entry * ENTRY.size, *fields)
         generation[0] += 1
-
-
-class CountersReader:
-    """The file of an instance, for anybody else: read-only.
-
-    Raises:
-        ConfigError: there is no such file, or it is none of ours.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: {error}") from None
-        if self._map[:8] != MAGIC:
-            self._map.close()
-            raise ConfigError(f"{path}: not a counters file of snabb-py")
-
-    def _generation(self) -> int:
-        return int.from_bytes(self._map[8:16], "little")
-
-    @property
-    def program(self) -> str:
-        """The program's name."""
-        return str(HEADER.unpack_from(self._map)[5].rstrip(b"\0").decode())
-
-    def read(self) -> dict[str, dict[str, int] | list[int]]:
-        """Return all rows by name: counters as a dict, histograms as a list."""
-        while True:
-            before = self._generation()
-            rows = self._read_rows()
-            if before % 2 == 0 and before == self._generation():
-                return rows
-
-    def _read_rows(self) -> dict[str, dict[str, int] | list[int]]:
-        rows: dict[str, dict[str, int] | list[int]] = {}
-        for entry in range(NENTRIES):
-            kind, offset, count, names_at, names_length, name = ENTRY.unpack_from(
-                self._map, DIRECTORY + entry * ENTRY.size
-            )
-            if kind not in (COUNTERS, HISTOGRAM) or offset + 8 * count > SIZE:
-                continue
-            values = list(struct.unpack_from(f"<{count}Q", self._map, offset))
-            key = name.rstrip(b"\0").decode(errors="replace")
-            if kind == COUNTERS:
-                text = self._map[names_at : names_at + names_length].decode()
-                rows[key] = dict(zip(text.split("\n"), values, strict=False))
-            else:
-                rows[key] = values
-        return rows
-
-    def close(self) -> None:
-        """Unmap it."""
-        self._map.close()

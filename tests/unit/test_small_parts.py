@@ -18,9 +18,10 @@ from snabb_py._native import ffi, lib
 from snabb_py.cli.run import rates
 from snabb_py.engine import histogram, huge_pages, memory, shm
 from snabb_py.engine.control import LONGEST_REQUEST
+from snabb_py.engine.counters_reader import CountersReader
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.memory import HUGE_PAGE, Memory, Pool
-from snabb_py.engine.shm import Counters, CountersReader, InstanceDirectory
+from snabb_py.engine.shm import Counters, InstanceDirectory
 from snabb_py.engine.timer import Timers
 from snabb_py.errors import ConfigError, DeviceError
 from tests.harness import no_free_fds
