@@ -29,6 +29,7 @@ PROGRAMS = {
     "bench": "Measure the engine itself.",
     "forward": "Join two interfaces through a chain of forwarders.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
+    "metrics": "Export what instances count, for Prometheus.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
     "ps": "Show the instances that run here.",
     "pci": "Show PCI cards; lend them to user space and give them back.",

@@ -52,7 +52,8 @@ def describe(instance: Instance) -> dict[str, Any] | None:
         return None
     reader.close()
     try:
-        interfaces = instance.ask("interfaces")
+        answer = instance.ask("interfaces")
+        interfaces = {app: printable(word) for app, word in answer.items()}
     except SnabbError:  # it is stopped, or just ending
         interfaces = {}
     return {

@@ -6,13 +6,14 @@ workers nothing: it is taken from the file that they count into. An instance may
 another version: what it does not count is 0.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from snabb_py.cli.ps import arguments_of
-from snabb_py.cli.run import wire_gbps
+from snabb_py.cli.run import printable, wire_gbps
 from snabb_py.engine import counter
 from snabb_py.engine.counters_reader import Rows
 from snabb_py.engine.histogram import percentile
@@ -20,6 +21,7 @@ from snabb_py.engine.instances import Instance, find, find_one
 from snabb_py.errors import ConfigError, SnabbError
 
 NS = 1e9
+RETRY = 10.0  #: seconds until one that did not answer is asked again
 
 T = TypeVar("T")
 
@@ -191,10 +193,12 @@ class Watched:
         self.instance = instance
         self._reader = instance.open_counters()
         self._outsides: dict[str, str] = {}
-        self._generation = -1
+        self._generation, self._ask_again_at = -1, math.inf
         self.last: Reading | None = None
         self.program = self._reader.program
-        self.arguments = arguments_of(instance.command, self.program)
+        self.arguments = [
+            printable(word) for word in arguments_of(instance.command, self.program)
+        ]
 
     @property
     def is_gone(self) -> bool:
@@ -213,13 +217,14 @@ class Watched:
 
     def outsides(self) -> dict[str, str]:
         """Return what the network is joined to; asked anew when that has changed."""
-        generation = self._reader.generation
-        if generation != self._generation:
-            self._generation = generation
+        generation, now = self._reader.generation, time.monotonic()
+        if generation != self._generation or now > self._ask_again_at:
+            self._generation, self._ask_again_at = generation, math.inf
             try:
-                self._outsides = self.instance.ask("interfaces")
+                answer = self.instance.ask("interfaces")
             except SnabbError:  # it is stopped, or just ending
-                self._outsides = {}
+                answer, self._ask_again_at = {}, now + RETRY
+            self._outsides = {app: printable(word) for app, word in answer.items()}
         return self._outsides
 
     def look(self) -> dict[str, Any] | None:

@@ -118,7 +118,8 @@ def find(complain: Callable[[str], None]) -> list[Instance]:
     for path in sorted(paths, key=lambda path: int(path.name)):
         try:
             shm.check_private(path)
-            if shm.is_alive(path):
+            # Without counters it is just beginning, or ending.
+            if shm.is_alive(path) and (path / "counters").exists():
                 found.append(Instance(int(path.name), path))
         except ConfigError as error:
             complain(str(error))

@@ -225,13 +225,17 @@ class Counters:
         self._path = path
         if path is None:
             self._map = mmap.mmap(-1, SIZE)
+            self._write_header(program)
         else:
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+            new = path.with_name(f"{path.name}.new")
             try:
-                self._fd = os.open(path, flags, 0o644)
+                self._fd = os.open(new, flags, 0o644)
                 os.ftruncate(self._fd, SIZE)
                 self._map = mmap.mmap(self._fd, SIZE)
                 self._reserve(0, DIRECTORY + NENTRIES * ENTRY.size)
+                self._write_header(program)
+                new.rename(path)  # whoever sees it sees it whole
             except OSError as error:
                 self.close()
                 raise DeviceError(f"make {path}", error.errno or 0) from None
@@ -243,6 +247,8 @@ class Counters:
         self._free_rows: dict[int, list[int]] = {}
         self._free_entries = list(range(NENTRIES - 1, -1, -1))
         self._names: dict[tuple[str, ...], tuple[int, int]] = {}
+
+    def _write_header(self, program: str) -> None:
         HEADER.pack_into(
             self._map, 0, MAGIC, 0, NENTRIES, DIRECTORY, SIZE, program.encode()[:32]
         )
