@@ -410,7 +410,7 @@ def _block(kind: int, body: bytes) -> bytes:
     return struct.pack("=I", kind) + size + body + size
 
 
-def _blocks(name: str, snaplen: int) -> bytes:
+def pcapng_blocks(name: str, snaplen: int) -> bytes:
     """Return what a pcapng file begins with: its section, its one interface."""
     # Byte order, version 1.0, a section of unknown length (4.1).
     section = struct.pack("=IHHq", 0x1A2B3C4D, 1, 0, -1)
@@ -449,7 +449,7 @@ class PcapngWriter(PcapWriter):
         super().__init__(path, snaplen=snaplen)
         check_range("bytes of name", len(name.encode()), 0, 64)
         self.settings = (*self.settings, "pcapng", name)
-        blocks = _blocks(name, snaplen)
+        blocks = pcapng_blocks(name, snaplen)
         self.blocks: Any = ffi.new("uint8_t[]", blocks)
         self.config.blocks = self.blocks
         self.config.blocks_size = len(blocks)

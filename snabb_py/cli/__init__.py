@@ -27,6 +27,7 @@ from snabb_py.errors import ConfigError, DeviceError, SnabbError
 #: Program -> what `snabb-py --help` says of it. The module has the program's name.
 PROGRAMS = {
     "bench": "Measure the engine itself.",
+    "capture": "Copy what passes a link of an instance to a file.",
     "forward": "Join two interfaces through a chain of forwarders.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "metrics": "Export what instances count, for Prometheus.",
