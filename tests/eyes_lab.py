@@ -40,14 +40,15 @@ COMMANDS = {
 class Running:
     """A program that runs in a namespace."""
 
-    def __init__(self, net: Namespace, command: list[str], directory: Path) -> None:
+    def __init__(self, lab: "Lab", command: list[str], directory: Path) -> None:
+        self.lab = lab
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as we do
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         # The reports would be as many as there are seconds; the last one counts.
         quiet = ["-l", "0", "-k", "0", "-D", "0"] if "nfv" in command else []
         self.process = subprocess.Popen(
             [
-                *("ip", "netns", "exec", net.name, "env", "-C", str(directory)),
+                *("ip", "netns", "exec", lab.net.name, "env", "-C", str(directory)),
                 *(f"PYTHONPATH={ROOT}", *SNABB, *command, "--json", *quiet),
             ],
             stdout=self._output,
@@ -107,7 +108,7 @@ class Lab:
 
     def start(self, name: str) -> Running:
         """Return a program of `COMMANDS`, running."""
-        running = Running(self.net, COMMANDS[name], self._directory)
+        running = Running(self, COMMANDS[name], self._directory)
         self._stack.callback(running.kill)
         return running
 

@@ -167,6 +167,7 @@ REQUIREMENTS = {
     "seg6": Requirement(
         has_seg6, "segment routing in the kernel (CONFIG_IPV6_SEG6_LWTUNNEL)"
     ),
+    "strace": program("strace", "strace"),
     "tbf": Requirement(has_tbf, "the queueing discipline tbf (module sch_tbf)"),
     "tcpdump": program("tcpdump", "tcpdump"),
     "traceroute": program("traceroute", "traceroute"),

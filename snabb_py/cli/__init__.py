@@ -29,6 +29,7 @@ PROGRAMS = {
     "bench": "Measure the engine itself.",
     "capture": "Copy what passes a link of an instance to a file.",
     "forward": "Join two interfaces through a chain of forwarders.",
+    "graph": "Show the app network of an instance.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "metrics": "Export what instances count, for Prometheus.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
@@ -114,6 +115,7 @@ def cli(*, debug: bool) -> None:
       snabb-py nfv traffic sim examples/nfv.toml vm-%s.sock
       snabb-py sim82599 nic.sock --wire tap:tap0
       snabb-py pci list
+      snabb-py top
       snabb-py bench basic1
     """
     if debug:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
@@ -157,6 +158,78 @@ def test_rates_are_there_from_the_first_line(laboratory: Lab) -> None:
         )
     assert reports[1]["interfaces"][0]["in"]["mpps"] > 0
     assert 0 < reports[1]["workers"][0]["load"] < 1
+
+
+def test_the_network_as_a_graph(laboratory: Lab) -> None:
+    pid = str(laboratory.start("forward").instance.pid)
+    assert snabb("graph", pid).stdout == (
+        "a (RawSocket, worker 0)\n  tx -> ab-police.rx\n"
+        "ab-hop1 (Forward, worker 0)\n  tx -> ab-hop2.rx\n"
+        "ab-hop2 (Forward, worker 0)\n  tx -> b.rx\n"
+        "ab-police (Police, worker 0)\n  tx -> ab-hop1.rx\n"
+        "b (RawSocket, worker 0)\n"
+    )
+    dot = snabb("graph", pid, "--dot").stdout
+    assert dot.startswith("digraph network {")
+    assert '"ab-hop1" -> "ab-hop2" [taillabel="tx", headlabel="rx"];' in dot
+    assert "is no instance" in snabb("graph", "1", status=2).stderr
+
+
+# -- watching is looking -------------------------------------------------------
+
+
+def system_calls(running: Running, directory: Path) -> set[str]:
+    """Return the system calls that the worker makes, with packets and without."""
+    tasks = Path(f"/proc/{running.instance.pid}/task")
+    (worker,) = [t for t in tasks.iterdir() if (t / "comm").read_text() == "worker-0\n"]
+    path = directory / "strace"
+    with subprocess.Popen(["strace", "-qq", "-o", path, "-p", worker.name]) as strace:
+        until(lambda: path.exists() and path.stat().st_size > 0)
+        for _ in range(10):
+            running.lab.feed(10)
+            time.sleep(0.05)
+        strace.send_signal(signal.SIGINT)
+    return set(re.findall(r"^(\w+)\(", path.read_text(), re.MULTILINE))
+
+
+@pytest.mark.need("strace")
+def test_watching_adds_no_system_call(laboratory: Lab, tmp_path: Path) -> None:
+    running = laboratory.start("forward")
+    alone = system_calls(running, tmp_path)
+    pid = str(running.instance.pid)
+    watchers = [
+        subprocess.Popen([*SNABB, *command], stdout=subprocess.DEVNULL)
+        for command in (
+            ["top", pid, "--json", "--interval", "0.05"],
+            ["metrics", "--file", str(tmp_path / "x.prom"), "--interval", "0.1"],
+        )
+    ]
+    until((tmp_path / "x.prom").exists)
+    watched = system_calls(running, tmp_path)
+    for process in watchers:
+        process.terminate()
+        assert process.wait(20) == 0
+    assert watched <= alone
+    assert "ppoll" in watched
+
+
+def test_who_watches_cannot_write(laboratory: Lab) -> None:
+    """No shared write: the files are open for reading alone, and not mapped."""
+    running = laboratory.start("forward")
+    process = subprocess.Popen(
+        [*SNABB, "top", str(running.instance.pid), "--json", "--interval", "0.1"],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    process.stdout.readline()
+    own = Path(f"/proc/{process.pid}")
+    counters = str(running.instance.directory / "counters")
+    (fd,) = [fd for fd in (own / "fd").iterdir() if str(fd.readlink()) == counters]
+    (flags,) = re.findall(r"flags:\s+(\d+)", (own / "fdinfo" / fd.name).read_text())
+    assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
+    assert "/run/" not in (own / "maps").read_text()
+    process.terminate()
+    process.communicate(timeout=20)
 
 
 # -- what comes and goes -------------------------------------------------------
