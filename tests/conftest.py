@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.requirements import Unmet, check_names, need, required_names
@@ -21,6 +22,9 @@ def forbid_other_skips(
 
 
 def pytest_configure() -> None:
+    # How long an example takes is the machine's matter, and what else runs on it.
+    hypothesis.settings.register_profile("snabb-py", deadline=None)
+    hypothesis.settings.load_profile("snabb-py")
     check_names(required_names(), "SNABB_REQUIRE")
 
 

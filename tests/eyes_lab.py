@@ -1,4 +1,4 @@
-"""Programs that are watched: each between two cables in a network namespace.
+"""Programs that are watched: each between two cables in a namespace of its own.
 
     feed x0 --- x1 [program] y1 --- y0
 
@@ -40,15 +40,14 @@ COMMANDS = {
 class Running:
     """A program that runs in a namespace."""
 
-    def __init__(self, lab: "Lab", command: list[str], directory: Path) -> None:
-        self.lab = lab
+    def __init__(self, net: Namespace, command: list[str], directory: Path) -> None:
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as we do
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         # The reports would be as many as there are seconds; the last one counts.
         quiet = ["-l", "0", "-k", "0", "-D", "0"] if "nfv" in command else []
         self.process = subprocess.Popen(
             [
-                *("ip", "netns", "exec", lab.net.name, "env", "-C", str(directory)),
+                *("ip", "netns", "exec", net.name, "env", "-C", str(directory)),
                 *(f"PYTHONPATH={ROOT}", *SNABB, *command, "--json", *quiet),
             ],
             stdout=self._output,
@@ -62,7 +61,7 @@ class Running:
     def instances(self) -> list[Instance]:
         """Return the instance, if it has begun."""
         assert self.process.poll() is None, self.said
-        return [i for i in find(print) if i.pid == self.process.pid]
+        return [i for i in find() if i.pid == self.process.pid]
 
     @property
     def is_complete(self) -> bool:
@@ -93,31 +92,34 @@ class Running:
 
 
 class Lab:
-    """The namespace, and programs in it."""
+    """The namespaces, and programs in them."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self._directory = directory
         self._stack = stack
-        self.net = Namespace()
-        stack.callback(self.net.close)
-        self.net("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
-        for name in "xy":
-            self.net.ip(f"link add {name}0 type veth peer name {name}1")
-            self.net.ip(f"link set {name}0 up\nlink set {name}1 up")
+        self._nets: list[Namespace] = []
         (directory / "ports.toml").write_text(toml(port("A", MAC)))
 
     def start(self, name: str) -> Running:
-        """Return a program of `COMMANDS`, running."""
-        running = Running(self, COMMANDS[name], self._directory)
+        """Return a program of `COMMANDS`, running in a namespace of its own."""
+        net = Namespace()
+        self._stack.callback(net.close)
+        net("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        for cable in "xy":
+            net.ip(f"link add {cable}0 type veth peer name {cable}1")
+            net.ip(f"link set {cable}0 up\nlink set {cable}1 up")
+        self._nets.append(net)
+        running = Running(net, COMMANDS[name], self._directory)
         self._stack.callback(running.kill)
         return running
 
     def feed(self, n: int, frame: bytes = FRAME) -> None:
-        """Send so many frames to x1."""
-        with self.net.socket(socket.AF_PACKET, socket.SOCK_RAW) as feeder:
-            feeder.bind(("x0", 0))
-            for _ in range(n):
-                feeder.send(frame)
+        """Send so many frames to each program's x1."""
+        for net in self._nets:
+            with net.socket(socket.AF_PACKET, socket.SOCK_RAW) as feeder:
+                feeder.bind(("x0", 0))
+                for _ in range(n):
+                    feeder.send(frame)
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from snabb_py.engine.counters_reader import CountersReader
 from snabb_py.engine.shm import runtime_directory
+from snabb_py.engine.shm_reader import CountersReader
 
 SNABB = [sys.executable, "-m", "snabb_py"]
 _numbers = itertools.count()

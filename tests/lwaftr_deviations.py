@@ -127,7 +127,7 @@ DEVIATIONS = {
     "v6-overlap": Deviation(
         "RFC 5722, 4: dropped at once, not when time is over",
         counters={"drop-ipv6-frag-invalid-reassembly": 1},
-        own={"drop-ipv6-frag-overlap": 1},
+        own={"drop-ipv6-frag-overlap": 1, "drop-ipv6-frag-unreassembled": 2},
     ),
     "v4-duplicate-fragment": Deviation(
         "RFC 791, 3.2",

@@ -3,7 +3,7 @@
 The interface is used as it is: other programs see what goes over it, its settings stay
 what they were. Super-frames and unfinished checksums pass as metadata both ways. The
 data plane is in rawsocket.c; here the socket is made, and looked after when the
-interface changes under it. Imports netdev.
+interface changes under it. Imports claim and netdev.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ from typing import Any
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps import netdev
+from snabb_py.apps.claim import Claim
 from snabb_py.engine.app import App, Ports, Resources
-from snabb_py.errors import DeviceError
+from snabb_py.errors import ConfigError, DeviceError
 
 # linux/if_packet.h
 SOL_PACKET = 263
@@ -34,9 +35,6 @@ SO_ATTACH_FILTER, SO_SNDBUFFORCE = 26, 32  # asm-generic/socket.h
 #: Bytes on their way out that the kernel holds for us before it makes us wait: 1.3 ms
 #: of 10 Gbps in full frames, with what the kernel's own structures take.
 SEND_BUFFER = 2 << 20
-
-#: Fewer blocks are tried when memory is short: 510, 240, 60, 30 frames.
-RING_BLOCKS = (lib.RAWSOCKET_BLOCKS, 8, 2, 1)
 
 # linux/filter.h
 LOAD_BYTE, LOAD_HALF, LOAD_WORD = 0x30, 0x28, 0x20
@@ -64,6 +62,17 @@ def filter_for(macs: Sequence[bytes]) -> list[Instruction]:
     return [*group, *checks, (RETURN, 0, 0, 0), (RETURN, 0, 0, 0xFFFFFFFF)]
 
 
+def check_ring_size(name: str, size: int) -> None:
+    """Refuse a ring that is too small or too large.
+
+    Raises:
+        ConfigError: it is no power of two from 64 to 4096.
+    """
+    low, high = lib.RAWSOCKET_RING_MIN, lib.RAWSOCKET_RING_MAX
+    if not isinstance(size, int) or not low <= size <= high or size & (size - 1):
+        raise ConfigError(f"{name}: {size} is no power of two from {low} to {high}")
+
+
 class PacketSocket(netdev.Followed):
     """A packet socket, bound to an interface, and its receive ring.
 
@@ -71,15 +80,26 @@ class PacketSocket(netdev.Followed):
 
     Args:
         ifname: of an interface with Ethernet frames; it need not be up.
+        claim: to the interface; who has it has the socket.
         macs: whose frames come, beside those to groups; none: all do.
+        ring: frames that the kernel holds for us, at least.
 
     Raises:
-        DeviceError: there is no such interface, or we may not.
+        DeviceError: there is no such interface, we may not, or another program has it.
     """
 
-    def __init__(self, ifname: str, macs: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self,
+        ifname: str,
+        claim: Claim,
+        macs: Sequence[bytes] = (),
+        ring: int = lib.RAWSOCKET_RING_SIZE,
+    ) -> None:
         super().__init__("raw", ifname)
+        self._claim = claim
+        self._ring_size = ring
         self._has_said_jammed = False
+        self._is_short = False
         self._ring: mmap.mmap | None = None
         self._view: Any = None
         with contextlib.ExitStack() as undo:
@@ -144,6 +164,7 @@ class PacketSocket(netdev.Followed):
                 errno.EAFNOSUPPORT,
                 "its frames have no Ethernet header",
             )
+        self._claim.take(index)
         self._socket.bind((self.ifname, ETH_P_ALL))
         # A membership goes with socket or interface; the interface's own promiscuity
         # is not touched. struct packet_mreq.
@@ -172,28 +193,37 @@ class PacketSocket(netdev.Followed):
         Raises:
             DeviceError: there is no memory even for a small one.
         """
-        for blocks in RING_BLOCKS:
-            try:
-                self._set_ring(blocks)
-                break
-            except OSError as error:
-                if error.errno != errno.ENOMEM:
-                    raise DeviceError(
-                        f"raw:{self.ifname}: make the receive ring",
-                        error.errno or errno.EIO,
-                    ) from error
-        else:
-            raise DeviceError(
-                f"raw:{self.ifname}: make the receive ring",
-                errno.ENOMEM,
-                "2 MiB of kernel memory are needed at least",
-            )
+        wanted = -(-self._ring_size // lib.RAWSOCKET_BLOCK_FRAMES)
+        blocks = self._set_largest_ring(wanted)
+        self._is_short = blocks < wanted
         with netdev.step(f"raw:{self.ifname}: map the receive ring"):
             self._ring = mmap.mmap(
                 self._socket.fileno(), blocks * lib.RAWSOCKET_BLOCK_SIZE
             )
         self._view = ffi.from_buffer("uint8_t[]", self._ring)
         lib.rawsocket_renew(self.state, self._view, blocks * lib.RAWSOCKET_BLOCK_FRAMES)
+
+    def _set_largest_ring(self, blocks: int) -> int:
+        """Set a ring of so many blocks, or of a half, a quarter... of them.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            DeviceError: there is no memory for one.
+        """
+        step = f"raw:{self.ifname}: make the receive ring"
+        while blocks:
+            try:
+                self._set_ring(blocks)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise DeviceError(step, error.errno or errno.EIO) from error
+                blocks //= 2
+            else:
+                return blocks
+        hint = "2 MiB of kernel memory are needed at least"
+        raise DeviceError(step, errno.ENOMEM, hint)
 
     def _drop_ring(self) -> None:
         if self._ring is not None:
@@ -226,6 +256,12 @@ class PacketSocket(netdev.Followed):
         """Follow the interface, and see to the ring; see `netdev.Followed`."""
         if lib.rawsocket_is_jammed(self.state):
             return self._renew_ring()
+        if self._is_short:
+            self._is_short = False
+            return (
+                f"raw:{self.ifname}: the kernel has no memory for a receive ring of "
+                f"{self._ring_size} frames; it has {self.state.nframes}"
+            )
         return super().supervise()
 
     def current_name(self) -> str | None:
@@ -267,6 +303,9 @@ class RawSocket(App):
         ifname: the interface; it may go down, be renamed, or be deleted and come back.
         macs: stations whose frames are received, and those to groups; none: all are,
             whoever they are for.
+        ring: frames that the kernel holds for us, at least; a power of two.
+
+    One program of ours at a time may have an interface.
 
     Counters: `rx-packets`, `rx-bytes`, `rx-super-frames` (to be cut up),
     `rx-super-frames-cut` (of these: in a tunnel of IP in IP, which no metadata
@@ -303,10 +342,17 @@ class RawSocket(App):
     )
     ops = ffi.addressof(lib.rawsocket_ops)
 
-    def __init__(self, ifname: str, macs: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self,
+        ifname: str,
+        macs: Sequence[bytes] = (),
+        ring: int = lib.RAWSOCKET_RING_SIZE,
+    ) -> None:
         netdev.check_name(ifname)
+        check_ring_size("ring", ring)
         self.ifname = ifname
         self.macs = tuple(macs)
+        self.ring = ring
 
     @property
     def outside(self) -> str:
@@ -314,10 +360,14 @@ class RawSocket(App):
         return f"raw:{self.ifname}"
 
     def open(self, resources: Resources) -> None:
-        """Borrow the interface's socket."""
+        """Borrow the interface, and a socket on it."""
+        word = f"raw:{self.ifname}"
+        claim = resources.borrow(word, lambda: Claim(word))
         stations = "".join(f",{mac.hex(':')}" for mac in self.macs)
+        # Another one where it is to be another one, which may be while the old one is.
         self.socket = resources.borrow(
-            f"raw:{self.ifname}{stations}", lambda: PacketSocket(self.ifname, self.macs)
+            f"{word},ring={self.ring}{stations}",
+            lambda: PacketSocket(self.ifname, claim, self.macs, self.ring),
         )
         self.state = self.socket.state
 

@@ -8,7 +8,9 @@ enum {
     RAWSOCKET_BLOCK_SIZE = 2097152,
     RAWSOCKET_BLOCK_FRAMES = 30,
     RAWSOCKET_FRAME_SIZE = 69904, /* BLOCK_SIZE / 30, aligned to 16 */
-    RAWSOCKET_BLOCKS = 17         /* 510 frames, 34 MiB */
+    RAWSOCKET_RING_MIN = 64, /* frames; a power of two */
+    RAWSOCKET_RING_MAX = 4096, /* 274 MiB */
+    RAWSOCKET_RING_SIZE = 512  /* 36 MiB */
 };
 
 enum {

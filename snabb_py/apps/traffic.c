@@ -121,7 +121,7 @@ static uint32_t generator_spend(const struct generator_config *config,
     uint32_t turn = state->turn, paid = 0;
     double credit = state->credit;
     for (; paid < n && credit >= 0; paid++) {
-        credit -= config->order[turn]->cost;
+        credit -= config->costs[turn];
         if (++turn == config->norder)
             turn = 0;
     }
@@ -129,37 +129,41 @@ static uint32_t generator_spend(const struct generator_config *config,
     return paid;
 }
 
+static inline void generator_stamp(const struct generator_config *config, uint8_t *data,
+                                   uint16_t place, uint64_t number, uint64_t time)
+{
+    uint8_t *stamp = data + (place & ~GENERATOR_TIMED);
+    if (unlikely(place & GENERATOR_TIMED)) {
+        store64(stamp - 8, time);
+        stamp_write(stamp, stamp_head(TRAFFIC_MAGIC_TIMED, config->stream), number,
+                    checksum_word(time));
+    } else {
+        stamp_write(stamp, stamp_head(TRAFFIC_MAGIC, config->stream), number, 0);
+    }
+}
+
 /* Make n packets and put them on a link that has room for them. */
 static HOT void generator_make(const struct generator_config *config,
                                struct generator_state *state, struct link *out,
                                uint64_t now, uint32_t n)
 {
-    const struct generator_template *const *order = config->order;
-    uint64_t head = stamp_head(TRAFFIC_MAGIC, config->stream);
-    uint64_t timed_head = stamp_head(TRAFFIC_MAGIC_TIMED, config->stream);
+    const struct generator_turn *turns = config->order;
+    const uint8_t *frames = config->frames;
     uint64_t time = htobe64(now), number = state->number, bytes = 0;
-    uint32_t turn = state->turn, norder = config->norder;
+    uint32_t at = state->turn, norder = config->norder;
     struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
     for (uint32_t i = 0; i < n; i++) {
-        const struct generator_template *template = order[turn];
-        if (++turn == norder)
-            turn = 0;
-        uint32_t length = template->length;
-        struct packet *packet = packet_fresh(fresh[i], PACKET_SMALL, length);
+        struct generator_turn turn = turns[at];
+        if (unlikely(++at == norder))
+            at = 0;
+        struct packet *packet = packet_fresh(fresh[i], PACKET_SMALL, turn.length);
         uint8_t *data = packet->data;
-        packet_copy_data(data, template->frame, length);
-        bytes += length;
-        if (template->stamp == 0)
-            continue;
-        uint8_t *stamp = data + template->stamp;
-        if (unlikely(template->is_timed)) {
-            store64(stamp - 8, time);
-            stamp_write(stamp, timed_head, number++, checksum_word(time));
-        } else {
-            stamp_write(stamp, head, number++, 0);
-        }
+        packet_copy_data(data, frames + (uint64_t)turn.place * 64, turn.length);
+        bytes += turn.length;
+        if (turn.stamp != 0)
+            generator_stamp(config, data, turn.stamp, number++, time);
     }
-    state->turn = turn;
+    state->turn = at;
     state->number = number;
     state->sent += n;
     link_transmit_known(out, fresh, n, bytes);

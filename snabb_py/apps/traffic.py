@@ -118,29 +118,29 @@ LEAST_STAMPED = 14 + lib.TRAFFIC_TIMED_STAMP_SIZE
 
 
 class _Memory:
-    """Templates as C has them: each distinct one once, and the order of all."""
+    """Frames as C has them, each distinct one once, and the order of all."""
 
     def __init__(self, frames: Sequence[Template], ns: Callable[[int], float]) -> None:
-        index: dict[Template, int] = {}
-        places = [index.setdefault(template, len(index)) for template in frames]
         # Whole cache lines, as C copies them.
-        padded = [t.frame.ljust(-(-len(t.frame) // 64) * 64, b"\0") for t in index]
-        self._frames: Any = new_aligned("uint8_t[]", sum(map(len, padded)))
-        self._templates: Any = new_aligned("struct generator_template[]", len(index))
-        at = 0
-        for c, template, data in zip(self._templates, index, padded, strict=True):
-            ffi.memmove(self._frames + at, data, len(data))
-            c.frame = self._frames + at
-            c.length = len(template.frame)
-            if template.stamp:
-                c.stamp = template.stamp_end - lib.TRAFFIC_STAMP_SIZE
-                c.is_timed = template.timed
-            c.cost = ns(template.wire_size)
+        padded = {t: t.frame.ljust(-(-len(t.frame) // 64) * 64, b"\0") for t in frames}
+        self.frames: Any = new_aligned("uint8_t[]", sum(map(len, padded.values())))
+        turns, at = {}, 0
+        for template, data in padded.items():
+            ffi.memmove(self.frames + at, data, len(data))
+            turns[template] = at // 64, len(template.frame), _stamp_place(template)
             at += len(data)
-        self.order: Any = ffi.new(
-            "struct generator_template *[]", [self._templates + i for i in places]
-        )
-        self.mean = math.fsum(ns(t.wire_size) for t in frames) / len(frames)
+        self.order: Any = ffi.new("struct generator_turn[]", [turns[t] for t in frames])
+        costs = [ns(t.wire_size) for t in frames]
+        self.mean = math.fsum(costs) / len(costs)
+        self.costs: Any = ffi.new("double[]", costs) if self.mean else ffi.NULL
+
+
+def _stamp_place(template: Template) -> int:
+    """Return where the stamp is, as struct generator_turn has it."""
+    if not template.stamp:
+        return 0
+    place = template.stamp_end - int(lib.TRAFFIC_STAMP_SIZE)
+    return place | (int(lib.GENERATOR_TIMED) if template.timed else 0)
 
 
 class Generator(FiniteSource):
@@ -206,6 +206,8 @@ class Generator(FiniteSource):
             "struct generator_config *",
             {
                 "order": self.memory.order,
+                "frames": self.memory.frames,
+                "costs": self.memory.costs,
                 "norder": len(frames),
                 "stream": stream,
                 "count": count,

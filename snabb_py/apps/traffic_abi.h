@@ -41,18 +41,21 @@ uint32_t traffic_end(const uint8_t *frame, uint32_t length);
 
 /* ---- Generator ----------------------------------------------------------- */
 
-struct generator_template {
-    const uint8_t *frame; /* readable up to the next multiple of 64 bytes */
-    uint32_t length;      /* without FCS, up to PACKET_SMALL_SIZE */
-    uint16_t stamp;       /* offset of its magic, 0: no stamp */
-    uint16_t is_timed;    /* 8 bytes in front of it are the time */
-    double cost;          /* ns that the rate gives it, 0: as fast as taken */
+/* A frame's turn: one word, so that what is sent needs little more of the cache than
+ * its frames. */
+struct generator_turn {
+    uint32_t place;  /* of the frame in the config's, in units of 64 bytes */
+    uint16_t length; /* without FCS, up to PACKET_SMALL_SIZE */
+    uint16_t stamp;  /* offset of its magic, 0: no stamp; GENERATOR_TIMED */
 };
 
+enum { GENERATOR_TIMED = 0x8000 }; /* 8 bytes in front of the stamp are the time */
+
 struct generator_config {
-    const struct generator_template *const *order; /* sent in this order, round and
-                                                      round; norder >= 1 */
-    uint32_t norder;
+    const struct generator_turn *order; /* sent in this order, round and round */
+    const uint8_t *frames; /* each readable up to the next multiple of 64 bytes */
+    const double *costs;   /* ns that the rate gives each turn; NULL: as fast as taken */
+    uint32_t norder;       /* 1 at least */
     uint32_t stream;
     uint64_t count;  /* packets to send, 0: without end */
     double mean;     /* ns, of the costs in order; 0: as fast as taken */

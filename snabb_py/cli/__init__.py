@@ -17,12 +17,15 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from snabb_py import __version__
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: Program -> what `snabb-py --help` says of it. The module has the program's name.
 PROGRAMS = {
@@ -70,6 +73,19 @@ class Programs(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(cmd_name)
         return command
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> "list[CompletionItem]":
+        """Return the programs and options that begin so, importing no program."""
+        from click.shell_completion import CompletionItem
+
+        programs = [
+            CompletionItem(name, help=text)
+            for name, text in sorted(self._table.items())
+            if name.startswith(incomplete)
+        ]
+        return programs + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter

@@ -7,14 +7,19 @@ import click
 
 from snabb_py.apps.basic import Forward, Police
 from snabb_py.cli.interfaces import (
-    RING_SIZE,
     UNFINISHED,
     Direction,
     Interface,
     attach,
     engine_settings,
 )
-from snabb_py.cli.options import Number, card_options, engine_options, report_options
+from snabb_py.cli.options import (
+    Number,
+    card_options,
+    complete_interface,
+    engine_options,
+    report_options,
+)
 from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
@@ -33,7 +38,7 @@ def build(  # noqa: PLR0913 - the options of a program
     hops: int,
     bidir: bool,
     police: float | None,
-    ring_size: int = RING_SIZE,
+    ring_size: int | None = None,
 ) -> tuple[Config, list[Direction]]:
     """Return the app network and what to count in it.
 
@@ -43,7 +48,7 @@ def build(  # noqa: PLR0913 - the options of a program
         hops: forwarders in each direction.
         bidir: also from b to a.
         police: Gbps that may pass in each direction.
-        ring_size: descriptors of cards' rings.
+        ring_size: see `attach`.
 
     Raises:
         ConfigError: an interface's name is wrong, or one is used twice.
@@ -143,8 +148,8 @@ def is_done(engine: Engine, directions: list[Direction]) -> bool:
 @click.command(
     "forward", epilog="Ctrl-C and SIGTERM end it with the summary and exit status 0."
 )
-@click.argument("a", required=False)
-@click.argument("b", required=False)
+@click.argument("a", required=False, shell_complete=complete_interface)
+@click.argument("b", required=False, shell_complete=complete_interface)
 @click.option(
     "--hops",
     type=click.IntRange(0, MOST_HOPS),
@@ -177,7 +182,7 @@ def program(  # noqa: PLR0913 - the options of a program
     hops: int,
     bidir: bool,
     police: float | None,
-    ring_size: int,
+    ring_size: int | None,
     sim_cpu: int | None,
     graph: str | None,
     duration: float | None,
@@ -192,7 +197,7 @@ def program(  # noqa: PLR0913 - the options of a program
     An interface is one of
       0000:01:00.0[,OPTION]... an Intel 82599, by its PCI address
       sim[,OPTION]...          a software 82599, through the same driver
-      raw:IFNAME               a network interface of the kernel
+      raw:IFNAME[,ring=N]      a network interface of the kernel
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
       null                     gives nothing, swallows everything

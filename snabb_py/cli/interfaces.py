@@ -1,6 +1,6 @@
 """Interfaces by name: the words that every program takes, made into apps.
 
-raw:IFNAME              a network interface of the kernel, by AF_PACKET
+raw:IFNAME[,ring=N]     a network interface of the kernel, by AF_PACKET
 tap:NAME                a tap interface, made if it is not there
 pcap:IN.pcap[,OUT.pcap] a capture to send, and one to write; either may be left out
 null                    gives nothing, swallows everything
@@ -10,6 +10,7 @@ sim                     a software 82599; see `cards`
 
 import contextlib
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,8 +27,8 @@ from snabb_py.nic.intel82599_statistics import NAMES as STATISTICS
 UNFINISHED = "drop-unfinished"
 
 KINDS = (
-    "raw:IFNAME, tap:NAME, pcap:IN.pcap[,OUT.pcap], null, sim[,OPTION]... or a PCI "
-    "address"
+    "raw:IFNAME[,ring=N], tap:NAME, pcap:IN.pcap[,OUT.pcap], null, sim[,OPTION]... or "
+    "a PCI address"
 )
 PCI_ADDRESS = re.compile(
     r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7](,.*)?"
@@ -36,6 +37,7 @@ PCI_ADDRESS = re.compile(
 RING_SIZE = 1024
 #: Drops that a driver reads from its card.
 ECHOES = tuple(name for name in STATISTICS if counter.is_drop(name))
+LONG = 20  #: digits that no number of ours has
 FCS_SIZE = 4  #: bytes that a card's counts have and ours have not
 
 
@@ -86,7 +88,7 @@ def attach(  # noqa: PLR0913 - what an interface and its place are
     word: str,
     *,
     number: int = 0,
-    ring_size: int = RING_SIZE,
+    ring_size: int | None = None,
     nworkers: int = 1,
 ) -> Interface:
     """Add the apps of an interface to a config.
@@ -96,7 +98,8 @@ def attach(  # noqa: PLR0913 - what an interface and its place are
         name: for the apps: "a" gives "a", or "a-in" and "a-out".
         word: see the module.
         number: of the interface among the program's.
-        ring_size: descriptors of a card's rings, where the word says nothing.
+        ring_size: descriptors of a card's rings, frames of a packet socket's, where the
+            word says nothing; None: as many as there mostly are.
         nworkers: that drivers have; software cards have the next one.
 
     Raises:
@@ -106,14 +109,15 @@ def attach(  # noqa: PLR0913 - what an interface and its place are
     if word.partition(",")[0] == "sim":
         from snabb_py.cli.cards import attach_sim
 
+        ring = ring_size or RING_SIZE
         sim = attach_sim(
-            config, name, word, number=number, ring=ring_size, nworkers=nworkers
+            config, name, word, number=number, ring=ring, nworkers=nworkers
         )
         return _interface_of(sim, name, word)
     if PCI_ADDRESS.fullmatch(word):
         from snabb_py.cli.cards import attach_pci
 
-        is_physical = attach_pci(config, name, word, ring=ring_size)
+        is_physical = attach_pci(config, name, word, ring=ring_size or RING_SIZE)
         return Interface(
             word,
             f"{name}.tx",
@@ -121,11 +125,31 @@ def attach(  # noqa: PLR0913 - what an interface and its place are
             is_physical=is_physical,
             statistics=name,
         )
+    check_kind(word)
     kind, _, rest = word.partition(":")
-    maker = _MAKERS.get(kind)
-    if maker is None:
-        raise ConfigError(f'interface "{word}": expected {KINDS}')
-    return maker(config, name, word, rest)
+    if kind == "raw":
+        return _attach_raw(config, name, word, ring_size)
+    return _MAKERS[kind](config, name, word, rest)
+
+
+def check_kind(word: str) -> None:
+    """Refuse what is the name of no kind of interface.
+
+    Raises:
+        ConfigError: that; and what may be meant.
+    """
+    is_card = word.partition(",")[0] == "sim" or PCI_ADDRESS.fullmatch(word)
+    if is_card or word.partition(":")[0] in {"raw", *_MAKERS}:
+        return
+    is_known = word in (name for _, name in socket.if_nameindex())
+    hint = f'did you mean "raw:{word}"?' if is_known else f"expected {KINDS}"
+    raise ConfigError(f'interface "{word}": {hint}')
+
+
+def raw_name(word: str) -> str | None:
+    """Return the kernel's name of an interface, None: it is no packet socket's."""
+    kind, _, rest = word.partition(":")
+    return rest.partition(",ring=")[0] if kind == "raw" else None
 
 
 def _interface_of(sim: Any, name: str, word: str) -> Interface:
@@ -203,11 +227,22 @@ def _check_name(word: str, name: str) -> None:
         raise ConfigError(f'interface "{word}": {error}') from None
 
 
-def _attach_raw(config: Config, name: str, word: str, rest: str) -> Interface:
-    from snabb_py.apps.rawsocket import RawSocket
+def _attach_raw(
+    config: Config, name: str, word: str, ring_size: int | None
+) -> Interface:
+    from snabb_py.apps.rawsocket import RawSocket, check_ring_size
 
-    _check_name(word, rest)
-    config.app(name, RawSocket, ifname=rest)
+    ifname = raw_name(word) or ""
+    _check_name(word, ifname)
+    _, is_said, ring = word.partition(",ring=")
+    if is_said and not (ring.isascii() and ring.isdecimal() and len(ring) < LONG):
+        raise ConfigError(f'interface "{word}": ring: "{ring}" is not a whole number')
+    size = int(ring) if is_said else ring_size
+    arguments: dict[str, Any] = {}
+    if size is not None:
+        check_ring_size(f'interface "{word}": ring', size)
+        arguments["ring"] = size
+    config.app(name, RawSocket, ifname=ifname, **arguments)
     return Interface(word, f"{name}.tx", f"{name}.rx", needs_large=True)
 
 
@@ -241,7 +276,6 @@ def _attach_pcap(config: Config, name: str, word: str, rest: str) -> Interface:
 
 _MAKERS: dict[str, Callable[[Config, str, str, str], Interface]] = {
     "null": _attach_null,
-    "raw": _attach_raw,
     "tap": _attach_tap,
     "pcap": _attach_pcap,
 }

@@ -26,8 +26,13 @@ WORKER_PACKETS = 16384
 #: nearest cache from one breath to the next. And packets, at least and at most.
 BREATH_BYTES = 5000
 LEAST_BURST, MOST_BURST = 8, 32
-#: What each side's packets become, and the side that they leave by.
-DIRECTIONS = {"decap": "v4", "encap": "v6"}
+#: What is done to packets, by the side that they leave by.
+DIRECTIONS = {"v4": "decap", "v6": "encap"}
+#: What an lwAFTR says for itself to a side: no packet of anybody's has become that.
+OWN = {
+    "v4": ("icmpv4-error", "icmpv4-echo", "arp-request", "arp-reply"),
+    "v6": ("icmpv6-error", "icmpv6-echo", "ndp-ns", "ndp-na"),
+}
 
 
 def templates(path: Path) -> list[Template]:
@@ -71,30 +76,41 @@ def network(
     return config
 
 
-def counts(engine: Engine, side: str, nworkers: int) -> tuple[int, int]:
-    """Return packets and bytes that have left by a side."""
-    rows = [
-        engine.link(f"lwaftr{i}.{side} -> {side}-sink{i}.rx").counters
-        for i in range(nworkers)
-    ]
-    return sum(row["rxpackets"] for row in rows), sum(row["rxbytes"] for row in rows)
+def forwarded(engine: Engine, nworkers: int) -> dict[str, tuple[int, int]]:
+    """Return packets and bytes that have been forwarded, by the side they left by.
+
+    What leaves, less what the lwAFTRs themselves have said. An ICMPv4 error to a B4
+    leaves by v6: those that cannot have left by v4 are taken off there.
+    """
+    found = {side: _left(engine, side, nworkers) for side in DIRECTIONS}
+    (packets, nbytes), (packets6, nbytes6) = found["v4"], found["v6"]
+    found["v6"] = packets6 + min(0, packets), nbytes6 + min(0, nbytes)
+    return {side: (max(0, n), max(0, nbytes)) for side, (n, nbytes) in found.items()}
+
+
+def _left(engine: Engine, side: str, nworkers: int) -> tuple[int, int]:
+    packets = nbytes = 0
+    for i in range(nworkers):
+        link = engine.link(f"lwaftr{i}.{side} -> {side}-sink{i}.rx").counters
+        app = engine.apps[f"lwaftr{i}"].counters
+        own = [f"out-{what}" for what in OWN[side]]
+        packets += link["rxpackets"] - sum(app[f"{name}-packets"] for name in own)
+        nbytes += link["rxbytes"] - sum(app[f"{name}-bytes"] for name in own)
+    return packets, nbytes
 
 
 def measure(engine: Engine, nworkers: int, duration: float) -> dict[str, Any]:
     """Return the rates of both directions over so many seconds."""
-
-    def look() -> tuple[float, list[tuple[int, int]]]:
-        found = [counts(engine, side, nworkers) for side in DIRECTIONS.values()]
-        return time.monotonic(), found
-
     engine.main(duration=WARM_UP)
-    start, before = look()
+    start, before = time.monotonic(), forwarded(engine, nworkers)
     engine.main(duration=duration)
-    end, after = look()
+    end, after = time.monotonic(), forwarded(engine, nworkers)
     seconds = end - start
     result: dict[str, Any] = {"seconds": round(seconds, 6)}
-    for i, name in enumerate(DIRECTIONS):
-        packets, nbytes = (b - a for a, b in zip(before[i], after[i], strict=True))
+    for side, name in DIRECTIONS.items():
+        packets, nbytes = (
+            max(0, b - a) for a, b in zip(before[side], after[side], strict=True)
+        )
         result[f"{name}_mpps"] = round(packets / seconds / 1e6, 4)
         result[f"{name}_gbps"] = round(wire_gbps(packets, nbytes, seconds), 4)
     return result
@@ -150,8 +166,9 @@ def program(  # noqa: PLR0913 - the options of a program
 
     V4 is what comes from the internet, V6 what comes from the B4s. One worker does all
     of it in turns: each packet of a capture is copied into a buffer of its own, goes
-    through the lwAFTR and is counted where it leaves. Of several workers each does that
-    by itself, with the same binding table.
+    through the lwAFTR and is counted where it leaves; ICMP errors and what else the
+    lwAFTR says for itself are not. Of several workers each does that by itself, with
+    the same binding table.
 
     Absolute rates depend on the machine and the minute: compare what was measured in
     turns. scripts/verify/lwaftr-speed does that.

@@ -12,8 +12,9 @@ import click
 from snabb_py._native import lib
 from snabb_py.cli.lwaftr_options import COMPAT, PATH, read_frames, write_frames
 from snabb_py.cli.run import printable
+from snabb_py.engine.config_file import read_config_file
 from snabb_py.engine.solo import Solo
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.errors import ConfigError
 from snabb_py.lwaftr.conf import LwaftrConfig, read
 from snabb_py.lwaftr.conf_types import Queue
 from snabb_py.lwaftr.counters import NAMES
@@ -23,6 +24,8 @@ from snabb_py.lwaftr.lwaftr import Lwaftr, LwaftrOnAStick
 FRAGMENT_IDS = (0x4242, 0x42424242)
 #: Packets in the pool: what may wait for its fragments among them.
 PACKETS = 32768
+#: Bytes of a file of counters.
+COUNTERS_MAX = 1 << 20
 #: Frames of each side that come at once: what they may be cut up into fits a link.
 STEP = 4
 #: Bytes that are shown where two frames differ.
@@ -109,11 +112,11 @@ def read_counters(path: Path) -> Counters:
         DeviceError: the file cannot be read.
     """
     try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise DeviceError(f"read {path}", error.errno or 0) from None
+        found = json.loads(read_config_file(path, COUNTERS_MAX))
     except ValueError as error:
         raise ConfigError(f"{path}: no JSON: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: no JSON: too many values in each other") from None
     if not isinstance(found, dict):
         raise ConfigError(f'{path}: expected an object, {{"in-ipv4-packets": 1, ...}}')
     for name, n in found.items():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from snabb_py.cli.interfaces import raw_name
 from snabb_py.errors import ConfigError
 from snabb_py.lwaftr.conf_types import Address, Instance, LwaftrConfig, Queue
 from snabb_py.lwaftr.conf_types import QueueInterface as End
@@ -19,6 +20,12 @@ IPV4, IPV6 = 4, 6
 MADE_UP = {
     IPV4: ("192.0.2.1", "02:00:00:00:00:04", "02:00:00:00:01:04"),
     IPV6: ("2001:db8::1", "02:00:00:00:00:06", "02:00:00:00:01:06"),
+}
+#: What the kernel does not know of an interface.
+UNKNOWN = {
+    "address": "the interface has no IPv{} address",
+    "mac": "the interface has no MAC address",
+    "next_hop": "no default route of IPv{} goes out there",
 }
 #: Internet protocol -> its side's options.
 SIDES = {IPV4: "v4", IPV6: "v6"}
@@ -59,18 +66,19 @@ def end_of(version: int, word: str, said: Said) -> End:
         ConfigError: something cannot be found out, or makes no sense.
         DeviceError: the kernel does not answer.
     """
-    kind, _, name = word.partition(":")
+    name = raw_name(word)
     known = Said()
     if word.partition(",")[0] == "sim":
         known = Said(*MADE_UP[version])
-    elif kind == "raw" and "" in (said.address, said.mac, said.next_hop):
+    elif name and "" in (said.address, said.mac, said.next_hop):
         known = ask_kernel(name, version)
     side, complete = SIDES[version], said.or_else(known)
     for option in ("address", "mac", "next_hop"):
         if not getattr(complete, option):
+            why = UNKNOWN[option].format(version) if name else "nobody else knows it"
             raise ConfigError(
                 f'interface "{word}": --{side}-{option.replace("_", "-")} is missing: '
-                "neither it nor --conf is given, and nobody else knows it"
+                f"neither it nor --conf is given, and {why}"
             )
     ip = _address(f"--{side}-address", complete.address, version)
     mac = _mac(f"--{side}-mac", complete.mac)
@@ -136,8 +144,8 @@ def kernel_mtu(word: str) -> int | None:
     """Return the bytes of an interface's longest packet, None: the kernel has none."""
     from pyroute2 import IPRoute
 
-    kind, _, name = word.partition(":")
-    if kind != "raw":
+    name = raw_name(word)
+    if name is None:
         return None
     with IPRoute() as kernel:
         found = kernel.link_lookup(ifname=name)

@@ -9,6 +9,7 @@ are shared out among them; what comes in on one is spread over all lwAFTRs:
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -35,7 +36,16 @@ MADE_UP_SOFTWIRES = 16384
 #: Ports that packets come in by and leave by -> the side that they come from.
 WAYS = {("v4", "v6"): IPV4, ("v6", "v4"): IPV6}
 #: Counters of what was never a packet that came in: an error that we did not send.
-_UNSENT = ("over-rate-limit", "out-by-policy")
+_UNSENT = ("over-rate-limit", "out-by-policy", "out-by-rfc")
+#: Why a packet is lost that another counter counts, too: of a reassembly that is given
+#: up, each fragment is in -unreassembled; of ICMP for nobody, it is for nobody.
+_WHY = (
+    "invalid-reassembly",
+    "random-evicted",
+    "frag-timeout",
+    "frag-overlap",
+    "in-by-rfc7596",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class LwaftrReading(Reading):
         return sum(
             n
             for reason, n in self.drops.items()
-            if not any(unsent in reason for unsent in _UNSENT)
+            if not any(part in reason for part in (*_UNSENT, *_WHY))
         )
 
 
@@ -70,7 +80,7 @@ class LwaftrDirection(Direction):
         """Return the counts as they are now; see `Direction`."""
         reading = super().read(engine, is_last=is_last)
         dropped = Counter(app_drops(engine, self.lwaftrs))
-        if is_last:  # nobody will find their next hop any more
+        if is_last:  # they will find neither next hop nor other fragments any more
             for name in self.lwaftrs:
                 app = engine.apps[name].instance
                 assert isinstance(app, Lwaftr)  # noqa: S101 - build() made it
@@ -101,13 +111,61 @@ def side_of(counter: str) -> int:
     return IPV4 if is_v4 != is_at_exit else IPV6
 
 
-def make_traffic(network: Config, interface: Interface, lw: LwaftrConfig) -> None:
+@dataclass(frozen=True)
+class Network:
+    """A network of lwAFTRs; its config may become another one.
+
+    Attributes:
+        config: the apps and links.
+        words: interface by port: v4 and v6, or stick.
+        ends: the interfaces by port.
+        lwaftrs: names of the apps, one for each worker.
+        directions: what to count.
+    """
+
+    config: Config
+    words: Mapping[str, str]
+    ends: Mapping[str, Interface]
+    lwaftrs: tuple[str, ...]
+    directions: tuple[LwaftrDirection, ...]
+
+    def with_config(self, lw: LwaftrConfig) -> Config:
+        """Return the apps and links with another config: only apps' arguments differ.
+
+        Raises:
+            ConfigError: it cannot be with these interfaces.
+        """
+        config = self.config.copy()
+        give_config(config, lw, self.lwaftrs)
+        for port, word in self.words.items():
+            give_to_end(config, lw, port, word, self.ends[port])
+        return config
+
+
+def give_config(network: Config, lw: LwaftrConfig, lwaftrs: Sequence[str]) -> None:
+    """Give lwAFTRs a config."""
+    for name in lwaftrs:
+        network.give(name, config=lw, queue=lw.instances[0].queues[0])
+
+
+def give_to_end(
+    network: Config, lw: LwaftrConfig, port: str, word: str, end: Interface
+) -> None:
+    """Give an interface what it needs of a config."""
+    if end.entry and issubclass(network.apps[end.entry].cls, Generator):
+        make_traffic(network, word, end, lw)
+    receive_own(network, port, lw)
+
+
+def make_traffic(
+    network: Config, word: str, interface: Interface, lw: LwaftrConfig
+) -> None:
     """Let the generator on a software card's wire send what softwires carry."""
-    options = parse_sim(interface.word).options
+    options = parse_sim(word).options
     foreign = {"flows", "ip", "vlan"} & options.keys()
     if foreign:
         raise ConfigError(
-            f'interface "{interface.word}": {", ".join(sorted(foreign))}: its packets '
+            f'interface "{word}": {", ".join(sorted(foreign))}: its packets '
             "are the binding table's"
         )
     sizes = parse_sizes(options.get("size", "")) or (LEAST_SIZE,)
@@ -130,19 +188,13 @@ def cable(end: Any) -> Ends:
 
 
 def add_lwaftrs(
-    network: Config,
-    lw: LwaftrConfig,
-    *,
-    on_a_stick: bool,
-    compat: bool,
-    nworkers: int,
+    network: Config, *, on_a_stick: bool, compat: bool, nworkers: int
 ) -> tuple[str, ...]:
     """Add an lwAFTR for each worker; return their names."""
     cls = LwaftrOnAStick if on_a_stick else Lwaftr
-    arguments = {"config": lw, "queue": lw.instances[0].queues[0], "compat": compat}
     names = [APP] if nworkers == 1 else [f"{APP}{i}" for i in range(nworkers)]
     for i, name in enumerate(names):
-        network.app(name, cls, worker=i, share=Share(i, nworkers), **arguments)
+        network.app(name, cls, worker=i, share=Share(i, nworkers), compat=compat)
     return tuple(names)
 
 
@@ -179,16 +231,16 @@ def build(
     lw: LwaftrConfig,
     words: dict[str, str],
     *,
-    ring_size: int,
+    ring_size: int | None,
     compat: bool,
     nworkers: int = 1,
-) -> tuple[Config, list[LwaftrDirection]]:
-    """Return the app network and its directions.
+) -> Network:
+    """Return the app network.
 
     Args:
         lw: the config, with one queue.
         words: interface by port: v4 and v6, or stick.
-        ring_size: of cards.
+        ring_size: see `attach`.
         compat: see Lwaftr.
         nworkers: with an lwAFTR each.
 
@@ -199,7 +251,7 @@ def build(
     network = Config()
     is_stick = "stick" in words
     lwaftrs = add_lwaftrs(
-        network, lw, on_a_stick=is_stick, compat=compat, nworkers=nworkers
+        network, on_a_stick=is_stick, compat=compat, nworkers=nworkers
     )
     ends: dict[str, Interface] = {}
     for number, (port, word) in enumerate(words.items()):
@@ -210,23 +262,21 @@ def build(
         for app in network.apps.keys() - before:
             if network.apps[app].worker is None:
                 network.place(app, worker)
-        if end.entry and issubclass(network.apps[end.entry].cls, Generator):
-            make_traffic(network, end, lw)
-        receive_own(network, port, lw)
         join(network, port, end, worker, lwaftrs)
         ends[port] = replace(end, word=f"{word} ({port})")
     ways = {("stick", "stick"): 0} if is_stick else WAYS
-    directions = [
+    directions = tuple(
         LwaftrDirection(
             ends[source], ends[target], between(source, target, lwaftrs),
             lwaftrs, (source, target), side,
         )
         for (source, target), side in ways.items()
         if ends[source].receive
-    ]  # fmt: skip
+    )  # fmt: skip
     if not directions:
         raise ConfigError("nothing comes from any interface")
-    return network, directions
+    built = Network(network, words, ends, lwaftrs, directions)
+    return replace(built, config=built.with_config(lw))
 
 
 def between(source: str, target: str, lwaftrs: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
+from snabb_py.cli.interfaces import raw_name
 from snabb_py.cli.lwaftr_ends import IPV4, IPV6, kernel_mtu
 from snabb_py.lwaftr.conf_types import Address, LwaftrConfig
 
@@ -28,8 +29,8 @@ def obstacles(config: LwaftrConfig, words: tuple[str, str]) -> Iterator[str]:
         (IPV6, {queue.internal.ip, *tunnels}, config.internal.mtu),
     )
     for word, (version, ours, mtu) in zip(words, sides, strict=True):
-        kind, _, name = word.partition(":")
-        if kind != "raw":
+        name = raw_name(word)
+        if name is None:
             continue
         for address in sorted(ours & kernel_addresses(), key=int):
             yield (

@@ -1,16 +1,20 @@
 """`snabb-py lwaftr query`: counters of lwAFTRs that run."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import click
 
-from snabb_py.engine.counters_reader import CountersReader
+from snabb_py.cli.run import printable
+from snabb_py.engine import counter
 from snabb_py.engine.shm import is_alive, runtime_directory
+from snabb_py.engine.shm_reader import CountersReader, Rows, instances, read_about
 from snabb_py.errors import ConfigError
 from snabb_py.lwaftr.counters import NAMES
 from snabb_py.lwaftr.spread import Spread
@@ -19,38 +23,79 @@ from snabb_py.lwaftr.spread import Spread
 ALL_NAMES = (*NAMES, *Spread.counters)
 
 
-def instances(pid: int | None) -> Iterator[tuple[int, Counter[str]]]:
-    """Yield pid and counters of each instance with lwAFTRs, all workers summed.
+@dataclass(frozen=True)
+class Found:
+    """An instance with lwAFTRs.
+
+    Attributes:
+        pid: of its process.
+        about: what it says of itself.
+        counters: all workers summed; and what is lost before and behind them, by
+            "app reason" and "link txdrop".
+    """
+
+    pid: int
+    about: dict[str, Any]
+    counters: Counter[str]
+
+
+def find(pid: int | None) -> Iterator[Found]:
+    """Yield the instances with lwAFTRs that run here; what cannot be read is said.
 
     Args:
         pid: only this one.
     """
-    root = runtime_directory()
-    paths = root.iterdir() if root.is_dir() else iter(())
-    for number in sorted(int(path.name) for path in paths if path.name.isdigit()):
-        directory = root / str(number)
-        if pid in {None, number} and is_alive(directory):
-            counters = read(directory / "counters")
-            if counters is not None:
-                yield number, counters
+    for directory in instances(pid):
+        try:
+            found = look(directory)
+        except ConfigError as error:
+            complain(directory, error)
+        else:
+            if found:
+                yield found
+
+
+def look(directory: Path) -> Found | None:
+    """Return the instance of a directory; None: it has no lwAFTR.
+
+    Raises:
+        ConfigError: its counters cannot be read.
+    """
+    counters = read(directory / "counters")
+    if counters is None:
+        return None
+    try:
+        about = read_about(directory)
+    except ConfigError as error:
+        complain(directory, error)
+        about = {}
+    return Found(int(directory.name), about, counters)
+
+
+def complain(directory: Path, error: ConfigError) -> None:
+    """Say what is wrong with an instance, if it has not just ended."""
+    if is_alive(directory):
+        print(f"snabb-py: process {directory.name}: {error}", file=sys.stderr)
 
 
 def read(path: Path) -> Counter[str] | None:
-    """Return the sums of all workers of an instance, None: no lwAFTR, or gone."""
+    """Return the counters of an instance; None: it has no lwAFTR.
+
+    Raises:
+        ConfigError: the file cannot be read, or is damaged.
+    """
+    reader = CountersReader(path)
     try:
-        reader = CountersReader(path)
-    except ConfigError:
-        return None
-    try:
-        rows = [row for row in reader.read().values() if is_ours(row)]
+        rows = reader.read()
     finally:
         reader.close()
-    if not rows:
+    ours = [row for row in rows.values() if is_ours(row)]
+    if not ours:
         return None
-    sums: Counter[str] = Counter()
-    for row in rows:
-        sums.update(row)
-    return sums
+    counters = Counter(dict.fromkeys(ALL_NAMES, 0))
+    for row in (*ours, losses(rows)):
+        counters.update(row)
+    return counters
 
 
 def is_ours(row: object) -> TypeGuard[dict[str, int]]:
@@ -58,13 +103,51 @@ def is_ours(row: object) -> TypeGuard[dict[str, int]]:
     return isinstance(row, dict) and tuple(row) in {NAMES, Spread.counters}
 
 
+def losses(rows: Rows) -> Counter[str]:
+    """Return what interfaces, links and workers have lost, as `engine.drops` has it."""
+    drops: Counter[str] = Counter()
+    for key, row in rows.items():
+        if is_ours(row) or not isinstance(row, dict):
+            continue
+        kind, _, name = key.partition("/")
+        name = f"worker-{name}" if kind == "workers" else name
+        drops.update({f"{name} {k}": n for k, n in row.items() if counter.is_drop(k)})
+    return drops
+
+
 def select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Return the names that match a pattern, or of which one is a part; none: all."""
+    """Return the names that a pattern is, or is a part of, or matches; none: all."""
     return [
         name
         for name in names
-        if not patterns or any(p in name or fnmatchcase(name, p) for p in patterns)
+        if not patterns
+        or any(
+            p == name if p in names else p in name or fnmatchcase(name, p)
+            for p in patterns
+        )
     ]
+
+
+def headline(found: Found) -> str:
+    """Return which instance it is."""
+    about = found.about
+    interfaces = about.get("interfaces")
+    parts = [f"process {found.pid}"]
+    if isinstance(interfaces, dict):
+        parts.append(", ".join(f"{port} {word}" for port, word in interfaces.items()))
+    parts += [f"{about[key]}" for key in ("conf", "bt") if about.get(key)]
+    text = printable("  ".join(parts))
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def show(found: Found, names: Sequence[str]) -> None:
+    """Print an instance's counters that are not 0."""
+    print(headline(found))
+    shown = [name for name in names if found.counters[name]]
+    for name in shown:
+        print(f"  {name:56} {found.counters[name]:>20,}")
+    if not shown:
+        print("  all 0")
 
 
 @click.command("query")
@@ -79,9 +162,13 @@ def program(
 ) -> None:
     """Show the counters that are not 0 of the lwAFTRs that run here.
 
-    PATTERN is a part of a counter's name, or has * and ? in it; of several one must
-    match. All workers of an instance are summed. With --json counters that are 0 are
-    there, too.
+    PATTERN is a counter's name, a part of it, or has * and ? in it; of several one must
+    match. All workers of an instance are summed. Behind the lwAFTR's own counters stand
+    those of what its interfaces and links have lost: "v4 drop-rx-kernel-ring-full",
+    "v4.tx -> lwaftr.v4 txdrop". With --json counters that are 0 are there, too.
+
+    Each instance is shown with its interfaces and files. What an instance has left
+    damaged is said on stderr; the others are shown.
 
     \b
     Examples:
@@ -90,24 +177,25 @@ def program(
       snabb-py lwaftr query 'in-*-packets' --pid 1234 --json
       snabb-py lwaftr query -l icmp
     """
-    names = select(ALL_NAMES, pattern)
-    if pattern and not names:
+    all_found = [] if names_only else list(find(pid))
+    known = list(
+        dict.fromkeys([*ALL_NAMES, *(n for f in all_found for n in f.counters)])
+    )
+    names = select(known, pattern)
+    if not names:
         raise ConfigError(f"no counter's name has {' or '.join(pattern)} in it")
     if names_only:
         print("\n".join(names))
         return
-    found = list(instances(pid))
-    if not found:
+    if not all_found:
         which = (
             "no lwAFTR runs here" if pid is None else f"process {pid} runs no lwAFTR"
         )
         raise ConfigError(f"{which}: nothing under {runtime_directory()}")
-    for number, counters in found:
+    for found in all_found:
+        own = [name for name in names if name in found.counters]
         if as_json:
-            values = {name: counters[name] for name in names}
-            print(json.dumps({"pid": number, "counters": values}))
-            continue
-        print(f"process {number}")
-        for name in names:
-            if counters[name]:
-                print(f"  {name:56} {counters[name]:>20,}")
+            values = {name: found.counters[name] for name in own}
+            print(json.dumps({"pid": found.pid, **found.about, "counters": values}))
+        else:
+            show(found, own)

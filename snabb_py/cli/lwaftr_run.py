@@ -1,5 +1,6 @@
 """`snabb-py lwaftr run`: an lwAFTR between two interfaces, or on one."""
 
+import functools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -7,107 +8,37 @@ from typing import Any
 
 import click
 
-from snabb_py.cli.cards import parse_sim
 from snabb_py.cli.forward import has_end, is_done
-from snabb_py.cli.interfaces import UNFINISHED, engine_settings
-from snabb_py.cli.lwaftr_ends import (
-    IPV4,
-    IPV6,
-    Said,
-    end_of,
-    kernel_mtu,
-    on_one_queue,
-    without_asking,
+from snabb_py.cli.interfaces import (
+    PCI_ADDRESS,
+    UNFINISHED,
+    check_kind,
+    engine_settings,
+    raw_name,
 )
+from snabb_py.cli.lwaftr_config import Source
+from snabb_py.cli.lwaftr_ends import Said
 from snabb_py.cli.lwaftr_network import APP, build
-from snabb_py.cli.lwaftr_obstacles import obstacles
 from snabb_py.cli.lwaftr_options import COMPAT, PATH
+from snabb_py.cli.lwaftr_reload import Running
 from snabb_py.cli.options import (
     F,
     card_options,
+    complete_interface,
     place_workers,
     report_options,
     workers_options,
 )
 from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.engine import Engine
-from snabb_py.errors import ConfigError
-from snabb_py.lwaftr.conf import read, read_table
-from snabb_py.lwaftr.conf_types import (
-    ExternalInterface,
-    InternalInterface,
-    LwaftrConfig,
+
+#: Packets for each further worker: what its freelist keeps, and what is on its links;
+#: when all are full the pool may run dry, and what comes waits, or is lost there.
+WORKER_PACKETS = 4096
+
+interface_option = functools.partial(
+    click.option, metavar="IF", shell_complete=complete_interface
 )
-
-#: Packets for each further worker: what it keeps for itself, and on interlinks.
-WORKER_PACKETS = 16384
-#: Bytes of packets without a config: whole ones of Ethernet, in a tunnel too.
-MTU = 1500
-TUNNEL_MTU = 1540
-#: Those that hosts may rely on (RFC 791, 3.2; RFC 8200, 5), and what a length can say.
-IPV4_LEAST_MTU, IPV6_LEAST_MTU, MOST_MTU = 68, 1280, 65535
-
-
-# -- what is configured --------------------------------------------------------
-
-
-def configure(
-    conf: Path | None,
-    bt: Path | None,
-    words: tuple[str, str],
-    said: tuple[Said, Said],
-    *,
-    compat: bool,
-) -> LwaftrConfig:
-    """Return the config, its first queue that of these interfaces.
-
-    Raises:
-        SnabbError: it is wrong, or not complete.
-    """
-    if conf is not None:
-        if any(side != Said() for side in said):
-            raise click.UsageError("addresses are --conf's: give it, or them")
-        config = read(conf, table=bt, compat=compat)
-        queue = config.instances[0].queues[0]
-        external, internal = queue.external, queue.internal
-    elif bt is not None:
-        external = end_of(IPV4, words[0], said[0])
-        internal = end_of(IPV6, words[1], said[1])
-        config = LwaftrConfig(
-            read_table(bt, compat=compat),
-            (),
-            ExternalInterface(mtu=longest(words[0], MTU, IPV4_LEAST_MTU)),
-            InternalInterface(mtu=longest(words[1], TUNNEL_MTU, IPV6_LEAST_MTU)),
-        )
-    else:
-        raise click.UsageError("give --bt, --conf or both")
-    if is_made_up(words[0]):
-        external = without_asking(external, IPV4)
-    if is_made_up(words[1]):
-        internal = without_asking(internal, IPV6)
-    return on_one_queue(config, external, internal)
-
-
-def longest(word: str, default: int, least: int) -> int:
-    """Return the bytes of an interface's longest packet, where no config says it.
-
-    Raises:
-        ConfigError: they are fewer than the protocol wants.
-    """
-    mtu = kernel_mtu(word) or default
-    if mtu < least:
-        raise ConfigError(f'interface "{word}": its MTU is {mtu}, less than {least}')
-    return min(mtu, MOST_MTU)
-
-
-def is_made_up(word: str) -> bool:
-    """Return whether an interface is a software card with a generator on its wire."""
-    if word.partition(",")[0] != "sim":
-        return False
-    return parse_sim(word).options.get("wire", "gen") == "gen"
-
-
-# -- the command ---------------------------------------------------------------
 
 
 def end_options(command: F) -> F:
@@ -125,13 +56,15 @@ def end_options(command: F) -> F:
 
 
 @click.command(
-    "run", epilog="Ctrl-C and SIGTERM end it with the summary and exit status 0."
+    "run",
+    epilog="Ctrl-C and SIGTERM end it with the summary and exit status 0; SIGHUP has "
+    "it read its files again.",
 )
 @click.option("--bt", type=PATH, metavar="TABLE", help="Binding table, the old format.")
 @click.option("--conf", type=PATH, metavar="FILE", help="Config, either format.")
-@click.option("--v4", metavar="IF", help="Interface to the internet.")
-@click.option("--v6", metavar="IF", help="Interface to the B4s.")
-@click.option("--on-a-stick", "stick", metavar="IF", help="One interface for both.")
+@interface_option("--v4", help="Interface to the internet.")
+@interface_option("--v6", help="Interface to the B4s.")
+@interface_option("--on-a-stick", "stick", help="One interface for both.")
 @end_options
 @COMPAT
 @card_options
@@ -151,7 +84,7 @@ def program(  # noqa: PLR0913 - the options of a program
     v6_mac: str,
     v6_next_hop: str,
     compat: str | None,
-    ring_size: int,
+    ring_size: int | None,
     sim_cpu: int | None,
     duration: float | None,
     interval: float,
@@ -172,11 +105,17 @@ def program(  # noqa: PLR0913 - the options of a program
     one they are options, and what is not given is asked of the kernel for raw:IFNAME
     (address, MAC address, gateway of the default route, MTU) and made up for a sim.
 
+    The files are watched. What changes is taken over while all runs, at once and whole
+    (put a new file in its place with `mv`); what did not change loses nothing, and next
+    hops and fragments that wait stay. A file that is wrong is refused with line and
+    column, and all runs on as it was.
+
     The kernel goes on with what it does on raw:IFNAME: where it answers besides us, or
     forwards, a line says so.
 
     With --workers N, N threads share the packets out, those of one softwire, too: what
-    goes between two IPv4 addresses stays in order. Their counters are summed.
+    goes between two IPv4 addresses stays in order. Their counters are summed. The
+    limits of ICMP errors are shared out among them, too: each sends its part.
 
     Drops are shown by the names of counters. Packets, Mpps and Gbps are those that
     left, ICMP errors and fragments among them.
@@ -191,23 +130,22 @@ def program(  # noqa: PLR0913 - the options of a program
     """
     cpus = place_workers(workers, cpu_list)
     words = interfaces(v4, v6, stick)
+    for word in words.values():
+        check_kind(word)
     said = (
         Said(v4_address, v4_mac, v4_next_hop),
         Said(v6_address, v6_mac, v6_next_hop),
     )
-    ports = list(words.values())
-    is_compat = compat is not None
-    lw = configure(conf, bt, (ports[0], ports[-1]), said, compat=is_compat)
-    network, directions = build(
-        lw, words, ring_size=ring_size, compat=is_compat, nworkers=len(cpus)
+    ports, is_compat = list(words.values()), compat is not None
+    running = Running(Source(conf, bt, (ports[0], ports[-1]), said, is_compat))
+    network = build(
+        running.lw, words, ring_size=ring_size, compat=is_compat, nworkers=len(cpus)
     )
-    ends = list(dict.fromkeys(e for d in directions for e in (d.source, d.target)))
+    ends, directions = list(network.ends.values()), list(network.directions)
     reporter = Reporter("lwaftr", as_json=as_json)
-    for line in obstacles(lw, (ports[0], ports[-1])):
-        reporter.log(line)
     try:
         with (
-            Ending() as ending,
+            Ending(hang_up=running.watch.demand) as ending,
             engine_settings(ends, cpus=cpus, sim_cpu=sim_cpu) as settings,
             Engine(
                 busy=busy,
@@ -219,23 +157,24 @@ def program(  # noqa: PLR0913 - the options of a program
             ending.of(engine)
             if not (v4 or stick):
                 reporter.log("no interfaces given: two software cards stand for them")
+            running.start(engine, network, reporter.log)
             summary = run(
                 engine,
-                network,
+                network.config,
                 directions,
                 reporter,
                 duration=duration,
                 interval=interval,
-                done=(lambda: is_done(engine, list(directions)))
-                if has_end(network, list(directions))
+                done=(lambda: is_done(engine, [*directions]))
+                if has_end(network.config, [*directions])
                 else None,
             )
             counters: Counter[str] = Counter()
-            for app in directions[0].lwaftrs:
+            for app in network.lwaftrs:
                 counters.update(engine.apps[app].counters)
-            apps = [running.instance for running in engine.apps.values()]
+            apps = [running_app.instance for running_app in engine.apps.values()]
         failures = [printable(app.failure) for app in apps if app.failure]
-        more = {"softwires": len(lw.binding_table), "counters": +counters}
+        more = {"softwires": len(running.lw.binding_table), "counters": +counters}
         reporter.finish({"program": APP, **summary, **more, "failures": failures})
         reasons = [reason for d in summary["directions"] for reason in d["drops"]]
         if failures or any(r.endswith((UNFINISHED, "write-error")) for r in reasons):
@@ -262,4 +201,7 @@ def interfaces(v4: str | None, v6: str | None, stick: str | None) -> dict[str, s
         return {"stick": stick}
     if (v4 is None) != (v6 is None):
         raise click.UsageError("give both --v4 and --v6, or --on-a-stick, or none")
-    return {"v4": v4 or "sim", "v6": v6 or "sim"}
+    words = {"v4": v4 or "sim", "v6": v6 or "sim"}
+    if v4 == v6 and (raw_name(words["v4"]) or PCI_ADDRESS.fullmatch(words["v4"])):
+        raise click.UsageError(f"one interface for both: --on-a-stick {v4}")
+    return words

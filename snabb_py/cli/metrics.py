@@ -11,8 +11,8 @@ import click
 
 from snabb_py.cli.options import Number
 from snabb_py.cli.ps import complain
+from snabb_py.cli.readings import Watch
 from snabb_py.cli.stop import Stop
-from snabb_py.cli.watch import Watch
 from snabb_py.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:

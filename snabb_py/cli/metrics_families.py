@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from snabb_py.cli.watch import NS, Reading, Watch, Watched, ends_of
+from snabb_py.cli.readings import NS, Reading, Watch, Watched, ends_of
 from snabb_py.engine import counter
 from snabb_py.engine.histogram import BUCKETS, SUB_BUCKETS, bucket_low
 from snabb_py.errors import SnabbError
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 WHO = ("pid", "program")
 
-#: Counters of apps that say how it is now.
-STATES = {"link-up"}
+#: Counters of apps that go down, too.
+STATES = {"link-up", "lost"}
 
 #: Link counter -> metric, what it says.
 LINKS = {

@@ -20,10 +20,17 @@ from snabb_py.cli.nfv_run import (
     Sockets,
     Traffic,
     group_number,
-    signature_of,
 )
-from snabb_py.cli.options import F, Number, card_options, place_workers, workers_options
+from snabb_py.cli.options import (
+    F,
+    Number,
+    card_options,
+    complete_interface,
+    place_workers,
+    workers_options,
+)
 from snabb_py.cli.run import Ending, printable
+from snabb_py.engine.config_file import signature_of
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
 from snabb_py.virtio.nfv_config import PortConfig, read
@@ -219,7 +226,7 @@ def report_every(letter: str, name: str, default: float, text: str) -> Callable[
 @program.command(
     "traffic", epilog="Ctrl-C, SIGTERM and SIGHUP end it with the summary."
 )
-@click.argument("pci")
+@click.argument("pci", shell_complete=complete_interface)
 @click.argument("conf", type=PATH)
 @click.argument("sock")
 @report_every("k", "link", 60, "each link's packets and losses")
@@ -265,7 +272,7 @@ def traffic(  # noqa: PLR0913 - the options of a program
     benchmark: int | None,
     client: bool,
     group: str | None,
-    ring_size: int,
+    ring_size: int | None,
     sim_cpu: int | None,
     duration: float | None,
     as_json: bool,
@@ -314,9 +321,9 @@ def traffic(  # noqa: PLR0913 - the options of a program
     threads of their own.
 
     Packets and bytes "to" and "from" are those that the virtual machine received and
-    sent; drops are by app and reason. Gbps are on the wire: preamble, FCS and gap
-    count, those of rx_police and tx_police too. Those of --benchmark are of frames
-    alone.
+    sent; drops are by app and reason, in a line those since the last one, else all.
+    Gbps are on the wire: preamble, FCS and gap count, those of rx_police and tx_police
+    too. Those of --benchmark are of frames alone.
 
     \b
     Examples:

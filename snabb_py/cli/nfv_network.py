@@ -103,7 +103,7 @@ class Trunk:
     Args:
         word: an interface's name; of a card without mac= and inline.
         ports: that there are in the beginning.
-        ring_size: descriptors of a card's rings, where the word says nothing.
+        ring_size: see `attach`.
         nworkers: that ports are spread over.
 
     Raises:
@@ -115,7 +115,7 @@ class Trunk:
         self,
         word: str,
         ports: Sequence[PortConfig],
-        ring_size: int = RING_SIZE,
+        ring_size: int | None = None,
         *,
         nworkers: int = 1,
     ) -> None:
@@ -126,11 +126,11 @@ class Trunk:
         self._driver: type[Intel82599] | None = None
         self._arguments: dict[str, Any] = {}
         if word.partition(",")[0] == "sim":
-            self.interface = self._take_sim(ports, ring_size)
+            self.interface = self._take_sim(ports, ring_size or RING_SIZE)
         elif PCI_ADDRESS.fullmatch(word):
-            self.interface = self._take_pci(ring_size)
+            self.interface = self._take_pci(ring_size or RING_SIZE)
         else:
-            self.interface = attach(self.base, TRUNK, word)
+            self.interface = attach(self.base, TRUNK, word, ring_size=ring_size)
 
     def _take_sim(self, ports: Sequence[PortConfig], ring: int) -> Interface:
         parsed = parse_sim(self.word)

@@ -310,7 +310,27 @@ def table(look: dict[str, Any], title: str) -> "Table":
 
 
 class NfvReporter(Reporter):
-    """Shows looks at ports while they run, and the summary at the end."""
+    """Shows looks at ports while they run, and the summary at the end.
+
+    A line has the drops that have come since the last one; the table, JSON and the
+    summary have all.
+    """
+
+    #: Drops that lines have shown, by port and way; ("", ""): nobody's.
+    _told: dict[tuple[str, str], Mapping[str, int]]
+
+    def __init__(
+        self, title: str, *, as_json: bool, is_stdout_taken: bool = False
+    ) -> None:
+        super().__init__(title, as_json=as_json, is_stdout_taken=is_stdout_taken)
+        self._told = {}
+
+    def _fresh(self, drops: Mapping[str, int], port: str = "", way: str = "") -> str:
+        """Return the drops that have come since this was asked last, as text."""
+        before = self._told.get((port, way), {})
+        self._told[port, way] = drops
+        new = {k: n - before.get(k, 0) for k, n in drops.items()}
+        return ", ".join(_reasons({k: n for k, n in new.items() if n > 0}))
 
     def show(self, look: dict[str, Any]) -> None:
         """Show how things are."""
@@ -320,13 +340,13 @@ class NfvReporter(Reporter):
             super().show(look)
         else:
             for port in look["ports"]:
-                lost = ", ".join(_all_reasons(port))
+                parts = (self._fresh(port[w]["drops"], port["port"], w) for w in WAYS)
+                lost = ", ".join(filter(None, parts))
                 self._print(
                     f"{look['seconds']:8.1f} s  {port['port']} ({_condition(port)})  "
                     f"{_ways(port)}" + (f"  ({lost})" if lost else "")
                 )
-            if look["drops"]:
-                lost = ", ".join(_reasons(look["drops"]))
+            if lost := self._fresh(look["drops"]):
                 self._print(f"{look['seconds']:8.1f} s  lost: {lost}")
 
     def tell(self, report: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import grp
 import os
 import re
 import threading
-import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,15 @@ from typing import Any
 
 from snabb_py.cli.nfv_network import Network, Trunk, build, transition
 from snabb_py.cli.nfv_report import NfvMeter
+from snabb_py.cli.watch import Watch, signatures_of
 from snabb_py.engine.config import Config
+from snabb_py.engine.config_file import Signature
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError, SnabbError
 from snabb_py.virtio.nfv_config import NfvConfig, read
 
-#: Seconds between two looks at the file, and until one that has changed is whole.
-INTERVAL, SETTLING = 1.0, 0.1
-
 #: 2^32-1 is no group: chown(2) takes it for "as it is".
 GID_MAX = 2**32 - 2
-
-Signature = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,11 @@ class Sockets:
         """Return each port's path.
 
         Raises:
-            ConfigError: two would have the same, or one is too long.
+            ConfigError: two would have the same, or one is too long; a line would not
+                show it.
         """
+        if any(unicodedata.category(c) in {"Cc", "Zl", "Zp"} for c in self.template):
+            raise ConfigError(f"SOCK: {self.template!r} has control characters")
         return config.socket_paths(str(Path(self.template).absolute()))
 
 
@@ -67,15 +67,6 @@ def group_number(name: str | None) -> int | None:
     if re.fullmatch(r"\d{1,10}", name, re.ASCII) and int(name) <= GID_MAX:
         return int(name)
     raise ConfigError(f'--group "{name}": there is no such group')
-
-
-def signature_of(path: Path) -> Signature:
-    """Return what tells a file from what it was before."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_ino, status.st_dev, status.st_size, status.st_mtime_ns
 
 
 def describe(old: NfvConfig, new: NfvConfig) -> str:
@@ -125,7 +116,7 @@ class Traffic:
         self.log = log
         self.config = NfvConfig()
         self.network = Network(Config(), {}, "")
-        self._seen: Signature = ()
+        self.watch = Watch()
         self._lock = threading.RLock()
 
     def start(self, config: NfvConfig, signature: Signature) -> None:
@@ -138,10 +129,9 @@ class Traffic:
         Raises:
             SnabbError: it cannot be.
         """
-        self._seen = signature
+        self.watch.seen = {self.path: signature}
         self.apply(config)
-        timers = self.engine.timers
-        timers.at(self.meter.start + INTERVAL, self._look, INTERVAL)
+        self.watch.start(self.engine.timers, self._follow)
         self.engine.verbs["reload"] = (
             "read the config again, now: what has changed, or why it cannot be",
             lambda _engine, _request: self.reload(),
@@ -199,30 +189,12 @@ class Traffic:
             SnabbError: it makes no sense, or cannot be; nothing has changed.
         """
         with self._lock:
-            self._seen = signature_of(self.path)
+            self.watch.seen = signatures_of([self.path])
             config = read(self.path, self.log)
             text = describe(self.config, config)
             if config != self.config:
                 self.apply(config)
             return text
-
-    def _look(self) -> None:
-        """Notice that the file has changed."""
-        signature = signature_of(self.path)
-        if signature != self._seen:
-            self._settle(signature)
-
-    def _settle(self, signature: Signature) -> None:
-        """Follow the file when whoever writes it seems to have finished."""
-
-        def again() -> None:
-            now = signature_of(self.path)
-            if now != signature:
-                self._settle(now)
-            elif now != self._seen:
-                self._follow()
-
-        self.engine.timers.at(time.monotonic() + SETTLING, again)
 
     def _follow(self) -> None:
         try:

@@ -1,14 +1,18 @@
 """Options that programs share."""
 
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from snabb_py.cli.interfaces import RING_SIZE
+from snabb_py.engine import pci
 from snabb_py.engine.worker import check_cpu, parse_cpus
 from snabb_py.errors import ConfigError
+from snabb_py.nic.intel82599_ids import is_supported
 
 MOST_WORKERS = 64
 
@@ -29,6 +33,16 @@ class Number(click.FloatRange):
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def complete_interface(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the interfaces that there are and whose words begin so."""
+    names = sorted(path.parent.name for path in Path("/sys/class/net").glob("*/mtu"))
+    cards = [d.address for d in pci.devices() if is_supported(d.vendor, d.device)]
+    words = ["null", "sim", *(f"raw:{name}" for name in names), *cards]
+    return [word for word in words if word.startswith(incomplete)]
+
+
 BUSY = click.option(
     "-b", "--busy", is_flag=True, help="Never sleep: poll all the time."
 )
@@ -47,10 +61,9 @@ def card_options(command: F) -> F:
     ring_size = click.option(
         "--ring-size",
         type=int,
-        default=RING_SIZE,
-        show_default=True,
         metavar="N",
-        help="Descriptors of each ring of a card, a power of two.",
+        help=f"Descriptors of each ring of a card ({RING_SIZE}), frames that the "
+        "kernel holds for a raw:IFNAME (512); a power of two.",
     )
     sim_cpu = click.option(
         "--sim-cpu",
@@ -89,7 +102,11 @@ def place_workers(workers: int | None, cpu_list: str | None) -> list[int | None]
         ConfigError: that is no list, or not one of so many; we may not run there.
     """
     if cpu_list is None:
-        return [None] * (workers or 1)
+        number, ncpus = workers or 1, len(os.sched_getaffinity(0))
+        if number > ncpus:
+            text = f"{number} workers on {ncpus} CPUs take turns: fewer are faster"
+            click.echo(f"snabb-py: {text}", err=True)
+        return [None] * number
     cpus = parse_cpus(cpu_list)
     for cpu in cpus:
         check_cpu(cpu)

@@ -103,7 +103,7 @@ def program(*, as_json: bool) -> None:
       snabb-py ps --json
     """
     found = []
-    for instance in find(complain):
+    for instance in find():
         try:
             one = describe(instance)
         except SnabbError as error:

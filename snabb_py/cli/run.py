@@ -26,6 +26,8 @@ from snabb_py.engine.worker import Worker
 if TYPE_CHECKING:
     from rich.table import Table
 
+#: Apps of a worker that the summary names.
+MOST_APPS = 3
 #: Seconds after a signal to end until output that is stuck is given up.
 PATIENCE = 1.0
 
@@ -36,6 +38,8 @@ class Ending:
         with Ending() as ending, Engine() as engine:
             ending.of(engine)
 
+    With `hang_up` SIGHUP calls that instead, which may do no more than take note.
+
     From the first line to the last: a signal that comes before there is an engine ends
     it at once when there is, and none disturbs its closing. Output that nobody reads
     does not keep it: what cannot be written by then is lost.
@@ -43,13 +47,16 @@ class Ending:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self) -> None:
+    def __init__(self, hang_up: Callable[[], None] | None = None) -> None:
         self._engine: Engine | None = None
         self._is_requested = False
+        self._hang_up = hang_up
 
     def __enter__(self) -> Self:
         for number in self.SIGNALS:
             signal.signal(number, self._end)
+        if hang_up := self._hang_up:
+            signal.signal(signal.SIGHUP, lambda _number, _frame: hang_up())
         signal.signal(signal.SIGALRM, self._let_go)
         signal.signal(signal.SIGUSR2, lambda _number, _frame: None)
         # The interpreter takes its handlers away before its last work is done: a timer
@@ -136,6 +143,7 @@ class Meter:
             {
                 "worker": worker.number,
                 "cpu": worker.cpu,
+                "apps": self._apps_of(worker),
                 "breaths": worker.row["breaths"],
                 "gap_ns": {
                     "p50": self._gap(worker, 0.5),
@@ -152,6 +160,11 @@ class Meter:
             "directions": self._describe(readings, self._first, seconds),
             "workers": workers,
         }
+
+    def _apps_of(self, worker: Worker) -> list[str]:
+        """Return the names of a worker's apps, but for what joins it to others."""
+        names = self.engine.network.apps_of(worker.number)
+        return sorted(name for name in names if ">" not in name)
 
     @staticmethod
     def _gap(worker: Worker, share: float) -> int:
@@ -228,6 +241,12 @@ def table(look: dict[str, Any], title: str) -> "Table":
     return result
 
 
+def some(apps: Sequence[str]) -> str:
+    """Return the first ones of some names, as text."""
+    more = ["..."] if len(apps) > MOST_APPS else []
+    return ", ".join([*apps[:MOST_APPS], *more]) or "idle"
+
+
 class Reporter:
     """Shows looks while the engine runs, and the summary at the end.
 
@@ -297,7 +316,8 @@ class Reporter:
             gap = worker["gap_ns"]
             where = "" if worker["cpu"] is None else f" on CPU {worker['cpu']}"
             self._print(
-                f"  worker {worker['worker']}{where}: {worker['breaths']} breaths, "
+                f"  worker {worker['worker']}{where} ({some(worker['apps'])}): "
+                f"{worker['breaths']} breaths, "
                 f"gap {gap['p50'] / 1e3:.1f} us median, {gap['p99'] / 1e3:.1f} us "
                 f"p99, {gap['max'] / 1e3:.1f} us longest"
             )

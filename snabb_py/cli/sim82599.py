@@ -160,7 +160,7 @@ def program(  # noqa: PLR0913 - the options of a program
       sink                     checks numbers and checksums of what comes
       gen[,OPTION]...          makes frames for the card, and is a sink
       cable                    joins two cards to each other
-      raw:IFNAME               a network interface of the kernel
+      raw:IFNAME[,ring=N]      a network interface of the kernel
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
 

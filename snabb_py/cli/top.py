@@ -9,9 +9,9 @@ import click
 
 from snabb_py.cli.options import Number
 from snabb_py.cli.ps import complain
+from snabb_py.cli.readings import Watch
 from snabb_py.cli.stop import Stop
 from snabb_py.cli.top_text import lines_of
-from snabb_py.cli.watch import Watch
 
 #: Seconds between the two readings that the first report is made of.
 FIRST_INTERVAL = 0.5

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from snabb_py.cli.ps import shown
+from snabb_py.cli.readings import Watch
 from snabb_py.cli.run import rates, with_unit
 from snabb_py.cli.stop import Stop
 from snabb_py.cli.top_text import Report, drop_texts, lines_of, title_of, worker_text
-from snabb_py.cli.watch import Watch
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

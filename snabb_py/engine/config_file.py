@@ -6,6 +6,17 @@ from pathlib import Path
 
 from snabb_py.errors import ConfigError, DeviceError
 
+Signature = tuple[int, ...]
+
+
+def signature_of(path: Path) -> Signature:
+    """Return what tells a file from what it was before; () if there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return status.st_ino, status.st_dev, status.st_size, status.st_mtime_ns
+
 
 def read_config_file(path: Path, most: int) -> bytes:
     """Return what a file holds.

@@ -93,12 +93,15 @@ static inline void copy_pointers(struct packet **restrict to,
         *to++ = *from++;
 }
 
+/* What the operations below call: libraries of apps find it in the extension. */
+#define EXPORTED __attribute__((visibility("default")))
+
 /* ---- freelist ------------------------------------------------------------ */
 
 /* Slow paths, in pool.c: take chunks until n packets are there or the pool is
  * empty; give half a share, and so much that at least n more fit. */
-void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
-void freelist_spill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
+EXPORTED void freelist_refill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
+EXPORTED void freelist_spill(struct freelist *freelist, uint32_t slot_class, uint32_t n);
 
 /* Make sure of n packets and return how many of them there are (n, or fewer when
  * the pool has run dry); so many freelist_pop() will then succeed.
@@ -172,8 +175,8 @@ static inline void packet_free(struct freelist *freelist, struct packet *packet)
 }
 
 /* Free n packets, n <= FREELIST_CAPACITY / 2. In pool.c. */
-void packet_free_burst(struct freelist *freelist, struct packet *const *packets,
-                       uint32_t n);
+EXPORTED void packet_free_burst(struct freelist *freelist,
+                                struct packet *const *packets, uint32_t n);
 
 /* ---- packets ------------------------------------------------------------- */
 

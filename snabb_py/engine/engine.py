@@ -40,6 +40,7 @@ from snabb_py.errors import AppError, ConfigError, SnabbError
 SUPERVISE_INTERVAL = 0.1  # seconds
 MOST_CAPTURES = 8
 CAPTURE_TIMEOUT = 5.0  # seconds that a worker has to begin or end one
+MUCH_MEMORY = 1 << 30  #: bytes that take seconds to be had
 STILL_LOOKS = 4  #: of half a millisecond, in which nothing moves: the network is empty
 
 
@@ -148,6 +149,12 @@ class Engine:
             self.directory = InstanceDirectory() if program else None
             if self.directory:
                 undo.callback(self.directory.close)
+            size = lib.pool_memory_needed(packets, large_packets)
+            if size >= MUCH_MEMORY:
+                self.log(
+                    f"reserving {size / 2**30:.1f} GiB for the packets of {workers} "
+                    "workers; the kernel clears them first"
+                )
             # One freelist more than C workers: that of the Python apps' worker.
             self.pool = Pool(
                 packets,

@@ -1,21 +1,20 @@
 """The instances that run on this machine, as others see them.
 
 What is known of one comes from its directory (shm.py), from the kernel (/proc) and from
-its control socket; none of it costs its workers anything. Imports shm and control.
+its control socket; none of it costs its workers anything. Imports shm_reader, control.
 """
 
 import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snabb_py.engine import shm
 from snabb_py.engine.control import call
-from snabb_py.engine.counters_reader import CountersReader
+from snabb_py.engine.shm_reader import CountersReader, instances
 from snabb_py.errors import ConfigError
 
 #: Seconds that an instance has for its answer to somebody who just looks.
@@ -97,35 +96,18 @@ class Instance:
         return dict(sorted(found.items()))
 
 
-def find(complain: Callable[[str], None]) -> list[Instance]:
+def find() -> list[Instance]:
     """Return the instances that run, by pid.
-
-    Args:
-        complain: takes a line about a directory that is not what it should be.
 
     Raises:
         ConfigError: the runtime directory is somebody else's.
     """
-    root = shm.runtime_directory()
-    found = []
-    try:
-        shm.check_private(root)
-        paths = [p for p in root.iterdir() if re.fullmatch(r"[1-9][0-9]{0,9}", p.name)]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ConfigError(f"{root}: {error.strerror}") from None
-    for path in sorted(paths, key=lambda path: int(path.name)):
-        try:
-            shm.check_private(path)
-            # Without counters it is just beginning, or ending.
-            if shm.is_alive(path) and (path / "counters").exists():
-                found.append(Instance(int(path.name), path))
-        except ConfigError as error:
-            complain(str(error))
-        except OSError:
-            continue  # it has ended meanwhile
-    return found
+    # Without counters one is just beginning, or ending.
+    return [
+        Instance(int(directory.name), directory)
+        for directory in instances()
+        if (directory / "counters").exists()
+    ]
 
 
 def find_one(pid: int) -> Instance:
@@ -134,11 +116,9 @@ def find_one(pid: int) -> Instance:
     Raises:
         ConfigError: there is none.
     """
-    lines: list[str] = []
-    for instance in find(lines.append):
+    for instance in find():
         if instance.pid == pid:
             return instance
-    why = next((line for line in lines if f"/{pid}: " in line), "")
     raise ConfigError(
-        why or f"process {pid} is no instance: nothing under {shm.runtime_directory()}"
+        f"process {pid} is no instance: nothing under {shm.runtime_directory()}"
     )

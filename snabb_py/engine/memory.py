@@ -21,6 +21,7 @@ from snabb_py.errors import ConfigError, DeviceError
 
 HUGE_PAGE = 2 << 20
 PAGEMAP = Path("/proc/self/pagemap")
+MEMINFO = Path("/proc/meminfo")
 #: Of an entry of pagemap, a word for each page: Documentation/admin-guide/mm/pagemap.
 PAGE_PRESENT = 1 << 63
 PAGE_FRAME = (1 << 55) - 1
@@ -30,6 +31,13 @@ PAGE_FRAME = (1 << 55) - 1
 new_aligned = ffi.new_allocator(lib.engine_alloc, lib.engine_free)
 
 
+def available() -> int:
+    """Return the bytes of memory that programs may still have, but for huge pages."""
+    lines = MEMINFO.read_text().splitlines()
+    words = next(line.split() for line in lines if line.startswith("MemAvailable:"))
+    return int(words[1]) << 10
+
+
 class Memory:
     """One mapping of at least `size` bytes.
 
@@ -37,6 +45,9 @@ class Memory:
         size: bytes.
         huge: try huge pages.
         note: of the huge pages that are added for it.
+
+    Raises:
+        DeviceError: there is not so much memory.
 
     Attributes:
         address: `uint8_t *`, on a 2 MiB boundary; valid until `close`.
@@ -77,6 +88,9 @@ class Memory:
         missing = pages - huge_pages.free()
         with contextlib.ExitStack() as undo:
             undo.callback(self._added.give_back)
+            # The kernel would look for them for long, and take what it finds.
+            if missing * HUGE_PAGE > available():
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             if missing > 0:
                 self._added.add(missing)
             self.fd = os.memfd_create("snabb-py", os.MFD_CLOEXEC | os.MFD_HUGETLB)
@@ -90,6 +104,14 @@ class Memory:
         self._hold()
 
     def _map_ordinary(self) -> None:
+        there = available()
+        if self.size > there:
+            # It could be mapped, and would be the end of us, or others, when used.
+            raise DeviceError(
+                f"reserve {self.size >> 20} MiB for packets",
+                errno.ENOMEM,
+                f"{there >> 20} MiB are available; fewer workers or ports need less",
+            )
         try:
             self.fd = os.memfd_create("snabb-py", os.MFD_CLOEXEC)
             # One huge page more than asked: the start is moved to a boundary.

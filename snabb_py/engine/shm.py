@@ -25,19 +25,21 @@ To read the directory: take the generation, read, take it again, repeat if it is
 or has changed. Rows are in one dense file rather than a page each, because page-aligned
 counters fall into the same cache sets.
 
-A file `lock` in the same directory is locked (flock) as long as the instance lives:
-that, not the pid, tells whether it does. Imports errors and the extension.
+Who reads it is `shm_reader`. A file `lock` in the same directory is locked (flock) as
+long as the instance lives: that, not the pid, tells whether it does. A file `about` has
+a JSON object in which the program says what it is. Imports errors and the extension.
 """
 
 import contextlib
 import fcntl
+import json
 import mmap
 import os
 import shutil
 import stat
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,19 @@ class InstanceDirectory:
     def huge_pages(self) -> huge_pages.Note:
         """The note of the huge pages that are added, should we be killed."""
         return huge_pages.Note(self.path / "hugepages")
+
+    def tell(self, facts: Mapping[str, Any]) -> None:
+        """Say what runs here, for who looks at it: in the file `about`.
+
+        Raises:
+            DeviceError: it cannot be written.
+        """
+        new = self.path / "about.new"
+        try:
+            new.write_text(json.dumps(facts))
+            new.replace(self.path / "about")  # whole, whenever somebody looks
+        except OSError as error:
+            raise DeviceError(f"write {new}", error.errno or 0) from None
 
     def close(self) -> None:
         """Remove the directory."""

@@ -103,6 +103,14 @@ static inline void store_be32(uint8_t *p, uint32_t value)
     memcpy(p, &value, sizeof(value));
 }
 
+/* Whether an IPv4 address, in host order, is that of no host: this network, loopback,
+ * multicast, reserved and broadcast (RFC 1812, 5.3.7; RFC 6890). */
+static inline bool ipv4_is_martian(uint32_t address)
+{
+    uint32_t net = address >> 24;
+    return net == 0 || net == 127 || net >= 224;
+}
+
 /* n bytes at an offset lie within a frame; the sum cannot overflow. */
 static inline bool wire_has(uint32_t length, uint32_t offset, uint32_t n)
 {

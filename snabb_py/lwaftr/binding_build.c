@@ -8,18 +8,19 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "snabb_py/engine/wire.h"
 #include "snabb_py/lwaftr/softwires.h"
 
 enum {
     HUGE_PAGE = 2 << 20,
     LINE = 64,
-    MIN_BITS = 1, /* of a hash's slots; 64 - 0 would be no shift */
+    MIN_BITS = 1, /* of a hash's slots: by all bits is no shift */
     MAX_PROBES = 64, /* for an address; then another multiplier is tried */
     MAX_MULTIPLIERS = 16,
     HOLES = 4     /* slots in a row for each softwire, at most; else they are hashed */
 };
 
-static const uint64_t GOLDEN = 0x9e3779b97f4a7c15; /* its fraction, times 2^64 */
+static const uint32_t GOLDEN = 0x9e3779b9; /* its fraction, times 2^32 */
 
 struct builder {
     const struct softwire_list *list;
@@ -44,6 +45,11 @@ static uint32_t bits_for(uint64_t n) /* of a hash that is at most half full */
     return bits;
 }
 
+static uint64_t count_slots(const struct binding_table *t) /* of addresses */
+{
+    return 1ull << (32 - t->address_shift);
+}
+
 static struct binding_address *find_slot(const struct binding_table *t, uint32_t ipv4)
 {
     const struct binding_address *a = binding_begin(t, binding_key(ipv4, 0));
@@ -60,12 +66,12 @@ static int resize(struct builder *b, uint32_t bits)
     for (uint64_t i = 0; i < 1ull << bits; i++)
         slots[i] = binding_no_address;
     b->t.addresses = slots;
-    b->t.address_shift = 64 - bits;
+    b->t.address_shift = 32 - bits;
     b->limit = 1u << (bits - 1);
     b->last = NULL;
     if (!old.addresses)
         return 0;
-    for (uint64_t i = 0; i <= binding_slot_mask(old.address_shift); i++) {
+    for (uint64_t i = 0; i < count_slots(&old); i++) {
         const struct binding_address *a = &old.addresses[i];
         if (a->psid_length != BINDING_NO_ADDRESS)
             *find_slot(&b->t, a->ipv4) = *a;
@@ -98,6 +104,36 @@ static bool is_reachable(const struct builder *b, const struct binding_address *
     return s->psid >> a->psid_length == 0 && reserved_ports(b, a) < 65536;
 }
 
+static int refuse_psid(const struct builder *b, const struct softwire_entry *e)
+{
+    const struct softwire *s = &e->softwire;
+    if (b->list->has_psid_map && !softwires_find_range(b->list, s->ipv4))
+        return text_fail(b->error, TEXT_WRONG, e->at, 0,
+                         "%s: psid %d, but psid_map does not have the address: without "
+                         "it is not shared, and psid is 0",
+                         softwires_show(s->ipv4).s, s->psid);
+    return text_fail(b->error, TEXT_WRONG, e->at, 0,
+                     "%s: psid %d has more bits than psid-length %d: 0 to %d",
+                     softwires_show(s->ipv4).s, s->psid, e->psid_length,
+                     (1 << e->psid_length) - 1);
+}
+
+/* Say why an address is nobody's who could be behind a tunnel; NULL: it may be. */
+static const char *why_no_b4(const struct softwire_list *list, const uint8_t *b4)
+{
+    static const uint8_t zeros[15];
+    if (b4[0] == 0xff)
+        return "a multicast address";
+    if (b4[15] <= 1 && memcmp(b4, zeros, sizeof(zeros)) == 0)
+        return b4[15] ? "the loopback address" : "the unspecified address";
+    if (softwires_has_br(list, b4))
+        return "our own end of a softwire";
+    for (uint64_t i = 0; i < list->nown; i++)
+        if (memcmp(list->own[i], b4, 16) == 0)
+            return "our own address";
+    return NULL;
+}
+
 static int check_entry(const struct builder *b, const struct softwire_entry *e)
 {
     if (e->psid_length + e->reserved > 16)
@@ -106,11 +142,18 @@ static int check_entry(const struct builder *b, const struct softwire_entry *e)
                          "more than the 16 bits of a port",
                          softwires_show(e->softwire.ipv4).s, e->psid_length,
                          e->reserved);
-    if (!b->compat && e->softwire.psid >> e->psid_length)
-        return text_fail(b->error, TEXT_WRONG, e->at, 0,
-                         "%s: psid %d has more bits than psid-length %d: 0 to %d",
+    if (b->compat)
+        return 0;
+    if (e->softwire.psid >> e->psid_length)
+        return refuse_psid(b, e);
+    if (ipv4_is_martian(e->softwire.ipv4))
+        return text_fail(b->error, TEXT_WRONG, e->at, 0, "%s is the address of no host",
+                         softwires_show(e->softwire.ipv4).s);
+    const char *why = why_no_b4(b->list, e->softwire.b4);
+    if (why)
+        return text_fail(b->error, TEXT_WRONG, e->at, 0, "%s, psid %d: B4 %s is %s",
                          softwires_show(e->softwire.ipv4).s, e->softwire.psid,
-                         e->psid_length, (1 << e->psid_length) - 1);
+                         softwires_show_ipv6(e->softwire.b4).s, why);
     return 0;
 }
 
@@ -131,15 +174,15 @@ static int refuse_mixed(const struct builder *b, const struct softwire_entry *e)
 /* Note that a slot was taken; the hash may have to become larger, or another one. */
 static int note_address(struct builder *b, const struct binding_address *taken)
 {
-    uint32_t bits = 64 - b->t.address_shift;
+    uint32_t bits = 32 - b->t.address_shift;
     uint32_t home = binding_address_slot(&b->t, taken->ipv4);
     uint32_t slot = (uint32_t)(taken - b->t.addresses);
     if (++b->t.naddresses > b->limit)
         return resize(b, bits + 1);
-    if (((slot - home) & binding_slot_mask(b->t.address_shift)) <= MAX_PROBES ||
+    if (((slot - home) & binding_address_mask(&b->t)) <= MAX_PROBES ||
         b->nmultipliers == MAX_MULTIPLIERS)
         return 0;
-    b->t.multiplier = binding_hash(b->t.seed, ++b->nmultipliers) | 1;
+    b->t.multiplier = (uint32_t)(binding_hash(b->t.seed, ++b->nmultipliers) >> 32) | 1;
     return resize(b, bits);
 }
 
@@ -180,7 +223,7 @@ static int count(struct builder *b)
 /* Decide where each address has its softwires. */
 static void lay_out(struct builder *b)
 {
-    for (uint64_t i = 0; i <= binding_slot_mask(b->t.address_shift); i++) {
+    for (uint64_t i = 0; i < count_slots(&b->t); i++) {
         struct binding_address *a = &b->t.addresses[i];
         if (a->psid_length == BINDING_NO_ADDRESS)
             continue;
@@ -211,8 +254,7 @@ static uint64_t carve_all(const struct builder *b, struct binding_table *t,
 {
     uint64_t used = 0;
     carve(memory, &used, sizeof(*t));
-    t->addresses = carve(memory, &used, sizeof(*t->addresses)
-                                            << (64 - t->address_shift));
+    t->addresses = carve(memory, &used, sizeof(*t->addresses) * count_slots(t));
     t->row = carve(memory, &used, sizeof(*t->row) * b->nrow);
     t->hashed = carve(memory, &used, sizeof(*t->hashed) << (64 - t->hashed_shift));
     t->br = carve(memory, &used, sizeof(*t->br) * b->list->nbr);
@@ -249,7 +291,7 @@ static struct binding_table *move(struct builder *b)
     *t = b->t;
     carve_all(b, t, (uint8_t *)t);
     memcpy(t->addresses, b->t.addresses,
-           sizeof(*t->addresses) << (64 - t->address_shift));
+           sizeof(*t->addresses) * count_slots(t));
     clear(t->row, b->nrow);
     clear(t->hashed, 1ull << (64 - t->hashed_shift));
     if (b->list->nbr)
@@ -260,18 +302,17 @@ static struct binding_table *move(struct builder *b)
     return t;
 }
 
-/* The place of a softwire, by what it is: that of lookups if they may find it. It is
- * free, or there is one with the same address and PSID. */
-static struct softwire *find_place(struct binding_table *t, struct binding_address *a,
-                                   const struct softwire *s)
+const struct softwire *binding_table_slot(const struct binding_table *t,
+                                          const struct binding_address *a,
+                                          const struct softwire *s)
 {
     if (s->psid <= a->psid_mask && a->first < BINDING_NO_ROW)
         return &t->row[a->first + s->psid];
     uint64_t key = binding_key(s->ipv4, s->psid);
     uint32_t slot = (uint32_t)(binding_hash(t->seed, key) >> t->hashed_shift);
-    struct softwire *place = &t->hashed[slot];
+    const struct softwire *place = &t->hashed[slot];
     while (place->br != BINDING_NO_BR && !softwire_has_key(place, key)) {
-        slot = (slot + 1) & binding_slot_mask(t->hashed_shift);
+        slot = (slot + 1) & binding_hashed_mask(t);
         place = &t->hashed[slot];
     }
     return place;
@@ -294,11 +335,11 @@ static int fill(struct builder *b, struct binding_table *t)
 {
     for (uint64_t i = 0; i < b->list->nentries; i++) {
         const struct softwire_entry *e = &b->list->entries[i];
-        struct softwire *place =
-            find_place(t, find_slot(t, e->softwire.ipv4), &e->softwire);
+        const struct binding_address *a = find_slot(t, e->softwire.ipv4);
+        const struct softwire *place = binding_table_slot(t, a, &e->softwire);
         if (place->br != BINDING_NO_BR)
             return refuse_double(b, e);
-        *place = e->softwire;
+        *(struct softwire *)place = e->softwire; /* the table is still ours */
     }
     t->nsoftwires = (uint32_t)b->list->nentries;
     return 0;
@@ -307,17 +348,17 @@ static int fill(struct builder *b, struct binding_table *t)
 /* Note the ranges and in which /16 there is anything. */
 static void fill_managed(const struct softwire_list *list, struct binding_table *t)
 {
-    for (uint64_t i = 0; i <= binding_slot_mask(t->address_shift); i++) {
+    for (uint64_t i = 0; i < count_slots(t); i++) {
         uint32_t net = t->addresses[i].ipv4 >> 16;
         if (t->addresses[i].psid_length != BINDING_NO_ADDRESS)
-            t->managed[net >> 6] |= 1ull << (net & 63);
+            t->managed[net >> 5] |= 1u << (net & 31);
     }
     t->nranges = (uint32_t)list->nranges;
     for (uint32_t i = 0; i < t->nranges; i++) {
         const struct softwire_range *range = &list->ranges[i];
         t->ranges[i] = (struct binding_range){range->first, range->last};
         for (uint32_t net = range->first >> 16; net <= range->last >> 16; net++)
-            t->managed[net >> 6] |= 1ull << (net & 63);
+            t->managed[net >> 5] |= 1u << (net & 31);
     }
 }
 
@@ -348,38 +389,4 @@ struct binding_table *binding_table_build(struct softwire_list *list, bool compa
 void binding_table_free(struct binding_table *table)
 {
     free(table);
-}
-
-/* -- and back ----------------------------------------------------------------------- */
-
-static int compare_entries(const void *left, const void *right)
-{
-    const struct softwire *a = &((const struct softwire_entry *)left)->softwire;
-    const struct softwire *b = &((const struct softwire_entry *)right)->softwire;
-    uint64_t x = binding_key(a->ipv4, a->psid), y = binding_key(b->ipv4, b->psid);
-    return (x > y) - (x < y);
-}
-
-static struct softwire_entry *copy_out(const struct binding_table *t,
-                                       const struct softwire *slots, uint64_t n,
-                                       struct softwire_entry *out)
-{
-    for (uint64_t i = 0; i < n; i++) {
-        if (slots[i].br == BINDING_NO_BR)
-            continue;
-        const struct binding_address *a = find_slot(t, slots[i].ipv4);
-        *out++ = (struct softwire_entry){
-            .softwire = slots[i],
-            .psid_length = a->psid_length,
-            .reserved = (uint8_t)(16 - a->psid_length - a->shift)};
-    }
-    return out;
-}
-
-void binding_table_entries(const struct binding_table *table,
-                           struct softwire_entry *entries)
-{
-    struct softwire_entry *out = copy_out(table, table->row, table->nrow, entries);
-    copy_out(table, table->hashed, 1ull << (64 - table->hashed_shift), out);
-    qsort(entries, table->nsoftwires, sizeof(*entries), compare_entries);
 }

@@ -45,18 +45,22 @@ static inline bool softwire_has_key(const struct softwire *s, uint64_t key)
     return (softwire_word(s) ^ key) < BINDING_NO_BR;
 }
 
-static inline uint32_t binding_slot_mask(uint32_t shift)
+static inline uint32_t binding_address_mask(const struct binding_table *t)
 {
-    return (uint32_t)(UINT64_MAX >> shift);
+    return UINT32_MAX >> t->address_shift;
+}
+
+static inline uint32_t binding_hashed_mask(const struct binding_table *t)
+{
+    return (uint32_t)(UINT64_MAX >> t->hashed_shift);
 }
 
 /* Multiplied by the golden ratio, addresses in a row, as they mostly are, fall far from
- * each other (Knuth, The Art of Computer Programming 3, 6.4): hardly a second probe, and
- * no branch mispredicted for it. */
+ * each other (Knuth, The Art of Computer Programming 3, 6.4): hardly a second probe. */
 static inline uint32_t binding_address_slot(const struct binding_table *t,
                                             uint32_t ipv4)
 {
-    return (uint32_t)(ipv4 * t->multiplier >> t->address_shift);
+    return ipv4 * t->multiplier >> t->address_shift;
 }
 
 /* ---- the steps of binding_table_lookup(), for bursts that do something else on the way:
@@ -76,7 +80,7 @@ binding_begin(const struct binding_table *t, uint64_t key)
 static inline const struct binding_address *
 binding_probe(const struct binding_table *t, const struct binding_address *a, uint32_t ipv4)
 {
-    uint32_t mask = binding_slot_mask(t->address_shift);
+    uint32_t mask = binding_address_mask(t);
     while (unlikely(a->ipv4 != ipv4) && a->psid_length != BINDING_NO_ADDRESS)
         a = &t->addresses[(uint32_t)(a - t->addresses + 1) & mask];
     return a;
@@ -108,9 +112,15 @@ binding_settle(const struct binding_table *t, const struct softwire *s, uint64_t
         if (s->br == BINDING_NO_BR)
             return NULL;
         uint32_t slot = (uint32_t)(s - t->hashed) + 1;
-        s = &t->hashed[slot & binding_slot_mask(t->hashed_shift)];
+        s = &t->hashed[slot & binding_hashed_mask(t)];
     }
     return s;
+}
+
+/* Whether anything in the same /16 is managed. */
+static inline uint32_t binding_has_neighbors(const struct binding_table *t, uint32_t ipv4)
+{
+    return t->managed[ipv4 >> 21] >> (ipv4 >> 16 & 31) & 1;
 }
 
 /* binding_table_has_address(), and what mostly answers it: packets to the internet are
@@ -118,8 +128,7 @@ binding_settle(const struct binding_table *t, const struct softwire *s, uint64_t
 static inline bool binding_table_is_managed(const struct binding_table *t,
                                             uint32_t ipv4)
 {
-    return (t->managed[ipv4 >> 22] >> (ipv4 >> 16 & 63) & 1) &&
-           binding_table_has_address(t, ipv4);
+    return binding_has_neighbors(t, ipv4) && binding_table_has_address(t, ipv4);
 }
 
 #endif

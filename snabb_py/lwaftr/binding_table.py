@@ -6,7 +6,7 @@ without a lock, and a changed one replaces it whole. Imports errors.
 
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple, NoReturn
 
@@ -37,6 +37,20 @@ class Softwire(NamedTuple):
     reserved_ports_bit_count: int = 0
 
 
+class Difference(NamedTuple):
+    """What makes one table out of another: softwires, by address and PSID.
+
+    Attributes:
+        added, removed, changed: how many of them.
+        is_managed: other addresses without softwires are managed, too.
+    """
+
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    is_managed: bool = False
+
+
 class BindingTable:
     """Softwires, and the addresses that are managed without any.
 
@@ -51,7 +65,7 @@ class BindingTable:
         table: `struct binding_table *`, valid as long as this object lives.
 
     Raises:
-        ConfigError: two softwires contradict each other.
+        ConfigError: two softwires contradict each other, or one cannot be.
     """
 
     def __init__(
@@ -83,11 +97,16 @@ class BindingTable:
 
     @classmethod
     def of(
-        cls, entries: Any, fail: Callable[[Any], NoReturn], *, compat: bool
+        cls,
+        entries: Any,
+        fail: Callable[[Any], NoReturn],
+        *,
+        own: Collection[IPv6Address] = (),
+        compat: bool,
     ) -> "BindingTable":
         """Return the table of a `struct softwire_list *`; see `build`."""
         self = cls.__new__(cls)
-        self.table = build(entries, fail, compat=compat)
+        self.table = build(entries, fail, own=own, compat=compat)
         return self
 
     def __len__(self) -> int:
@@ -113,9 +132,14 @@ class BindingTable:
         """Return whether another table says the same, in whatever order it was told."""
         if not isinstance(other, BindingTable):
             return NotImplemented
-        return self.managed == other.managed and list(self) == list(other)
+        return self.difference(other) == Difference()
 
     __hash__ = None  # type: ignore[assignment]  # equal ones would have to be read whole
+
+    def difference(self, after: "BindingTable") -> Difference:
+        """Return what makes another table out of this one."""
+        found = lib.binding_table_compare(self.table, after.table)
+        return Difference(found.added, found.removed, found.changed, found.is_managed)
 
     @property
     def managed(self) -> list[Range]:
@@ -165,6 +189,7 @@ def build(
     entries: Any,
     fail: Callable[[Any], NoReturn],
     *,
+    own: Collection[IPv6Address] = (),
     compat: bool = False,
     seed: int | None = None,
 ) -> Any:
@@ -172,11 +197,15 @@ def build(
 
     Args:
         entries: the list; not needed any more.
-        fail: is called with a `struct text_error` if they contradict each other.
+        fail: is called with a `struct text_error` if they contradict each other, or
+            one cannot be.
+        own: addresses of our interfaces, where no B4 can be.
         compat: see BindingTable.
         seed: of the hashes; default: a random one.
     """
     error = ffi.new("struct text_error *")
+    addresses = ffi.new("uint8_t[][16]", [address.packed for address in own])
+    entries.own, entries.nown = addresses, len(own)
     number = secrets.randbits(64) if seed is None else seed
     table = lib.binding_table_build(entries, compat, number, error)
     if not table:

@@ -39,7 +39,6 @@ struct binding_range { /* of addresses that are managed, with softwires or witho
 
 struct binding_table {
     uint64_t seed;                     /* of the hash of softwires */
-    uint64_t multiplier;               /* of the hash of addresses; odd */
     struct binding_address *addresses; /* a hash; never full */
     struct softwire *row;              /* those of each address, by PSID */
     struct softwire *hashed;           /* a hash; never full */
@@ -47,13 +46,15 @@ struct binding_table {
     struct binding_range *ranges;      /* sorted, disjoint; only of the old format */
     uint64_t memory;                   /* bytes of all these, in one piece */
     uint64_t nrow;                     /* slots, with and without softwires */
+    uint32_t multiplier;               /* of the hash of addresses; odd */
     uint32_t address_shift;            /* hash >> this: a slot */
     uint32_t hashed_shift;
     uint32_t nbr;
     uint32_t nranges;
     uint32_t naddresses;
     uint32_t nsoftwires;
-    uint64_t managed[1024];            /* a bit for each /16 that has a managed address */
+    uint32_t reserved;
+    uint32_t managed[2048];            /* a bit for each /16 that has a managed address */
 };
 
 /* The softwires of many packets at once: out[i] is that of ipv4[i] (host order) and

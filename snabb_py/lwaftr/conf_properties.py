@@ -4,8 +4,9 @@ Imports errors.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any, Final
 
 from snabb_py._native import lib
@@ -81,23 +82,30 @@ _ERRORS: Final = 6e5
 Open = Callable[[str], Text]  #: a file by its name, relative to the config's directory
 
 
-def parse_table(text: Text, *, compat: bool) -> BindingTable:
-    """Return the binding table that a text of the old format holds."""
+def parse_table(
+    text: Text, *, own: Collection[IPv6Address], compat: bool
+) -> BindingTable:
+    """Return the binding table that a text of the old format holds.
+
+    Args:
+        text: of the table.
+        own: addresses of our interfaces, where no B4 can be.
+        compat: see conf.read.
+    """
     entries = new_list()
     text.check(lib.softwires_read_properties(entries, text.text))
-    return BindingTable.of(entries, text.fail_with, compat=compat)
+    return BindingTable.of(entries, text.fail_with, own=own, compat=compat)
 
 
 def parse(
-    text: Text, open_file: Open, *, table: BindingTable | None, compat: bool
+    text: Text, open_file: Open, *, table: Text | None, compat: bool
 ) -> LwaftrConfig:
     """Return the config that a text holds; see conf.read."""
     reader = Reader(text, open_file)
     reader.read()
-    if table is None:
-        file = reader.open(reader.require("binding_table"))
-        table = parse_table(file, compat=compat)
-    return reader.make_config(table)
+    own = (reader.value("aftr_ipv6_ip"),)
+    file = table or reader.open(reader.require("binding_table"))
+    return reader.make_config(parse_table(file, own=own, compat=compat))
 
 
 @dataclass
@@ -164,9 +172,11 @@ class Reader:
         self, ip: str, mac: str, hop_ip: str, hop_mac: str, side: str
     ) -> QueueInterface:
         """Return one side of the only queue."""
-        if (hop_ip in self.values) == (hop_mac in self.values):
-            at = self.keys[hop_mac].at if hop_mac in self.keys else self.text.at
-            self.text.fail(at, f"needs one of {hop_ip} and {hop_mac}")
+        if hop_ip in self.values and hop_mac in self.values:
+            at = max(self.keys[hop_ip].at, self.keys[hop_mac].at)
+            self.text.fail(at, f"both {hop_ip} and {hop_mac}: one of them is enough")
+        if hop_ip not in self.values and hop_mac not in self.values:
+            self.text.fail(self.text.at, f"the file ends without {hop_ip} or {hop_mac}")
         vlan = f"{side}_vlan_tag"
         return QueueInterface(
             ip=self.value(ip),

@@ -5,10 +5,12 @@ What may be where is said by the tables below; the binding table is read in C
 """
 
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any, Final, TypeVar
 
 from snabb_py._native import lib
 from snabb_py.lwaftr.binding_table import BindingTable, new_list
+from snabb_py.lwaftr.conf_properties import parse_table
 from snabb_py.lwaftr.conf_types import (
     ErrorRateLimiting,
     ExternalInterface,
@@ -126,8 +128,9 @@ class Block:
 class Reader:
     """Reads a text by the tables, and makes a config of it."""
 
-    def __init__(self, text: Text, *, compat: bool) -> None:
+    def __init__(self, text: Text, *, table: Text | None, compat: bool) -> None:
         self.text = text
+        self.table = table
         self.compat = compat
 
     # -- by the tables ---------------------------------------------------------
@@ -168,7 +171,8 @@ class Reader:
     def read_inner(self, outer: Block, key: Word, what: Any) -> None:
         """Read a block within another."""
         if what is TABLE:
-            outer.values[key.text] = self.read_table()
+            outer.values[key.text] = entries = new_list()
+            self.text.check(lib.softwires_read_statements(entries, self.text.text))
             return
         if not isinstance(what, Many):
             outer.values[key.text] = self.read_block(Block(key.text, key.at), what)
@@ -184,12 +188,6 @@ class Reader:
             )
         blocks[name] = block
 
-    def read_table(self) -> BindingTable:
-        """Return the table that the text goes on with."""
-        entries = new_list()
-        self.text.check(lib.softwires_read_statements(entries, self.text.text))
-        return BindingTable.of(entries, self.text.fail_with, compat=self.compat)
-
     def require(self, block: Block, key: str) -> Any:
         """Return what must be there."""
         if key not in block.values:
@@ -202,10 +200,11 @@ class Reader:
         """Return the config that the whole text holds."""
         file = self.read_block(Block("the file", 0), SCHEMA, is_all=True)
         root: Block = self.require(file, "softwire-config")
-        instances = self.require(root, "instance").values()
+        blocks = self.require(root, "instance").values()
+        instances = tuple(self.make_instance(block) for block in blocks)
         return LwaftrConfig(
-            binding_table=root.values.get("binding-table") or BindingTable(),
-            instances=tuple(self.make_instance(block) for block in instances),
+            binding_table=self.make_table(root, instances),
+            instances=instances,
             external=_make_interface(
                 ExternalInterface, root.block("external-interface")
             ),
@@ -213,6 +212,17 @@ class Reader:
                 InternalInterface, root.block("internal-interface")
             ),
             **root.given("name"),
+        )
+
+    def make_table(self, root: Block, instances: tuple[Instance, ...]) -> BindingTable:
+        """Return the table: that of the text, if no other one takes its place."""
+        queues = [queue for instance in instances for queue in instance.queues]
+        own = [ip for q in queues if isinstance(ip := q.internal.ip, IPv6Address)]
+        if self.table:
+            return parse_table(self.table, own=own, compat=self.compat)
+        entries = root.values.get("binding-table") or new_list()
+        return BindingTable.of(
+            entries, self.text.fail_with, own=own, compat=self.compat
         )
 
     def make_instance(self, block: Block) -> Instance:
@@ -259,6 +269,6 @@ def _make_interface(kind: type[Interface], block: Block) -> Interface:
     )
 
 
-def parse(text: Text, *, compat: bool) -> LwaftrConfig:
+def parse(text: Text, *, table: Text | None, compat: bool) -> LwaftrConfig:
     """Return the config that a text holds; see conf.read."""
-    return Reader(text, compat=compat).read_config()
+    return Reader(text, table=table, compat=compat).read_config()

@@ -133,12 +133,18 @@ enum lwaftr_counter {
     LWAFTR_DROP_NEXT_HOP_UNRESOLVED_IPV4_PACKETS, /* too many wait, or too long */
     LWAFTR_DROP_NEXT_HOP_UNRESOLVED_IPV6_PACKETS,
     LWAFTR_DROP_NO_MEMORY_PACKETS, /* the pool has run dry */
-    LWAFTR_DROP_IPV4_FRAG_TIMEOUT, /* reassemblies given up */
+    /* A reassembly that is given up is counted once for its reason, and invalid-
+     * reassembly (but for eviction), as Snabb does; its fragments in -unreassembled. */
+    LWAFTR_DROP_IPV4_FRAG_TIMEOUT,
     LWAFTR_DROP_IPV6_FRAG_TIMEOUT,
-    LWAFTR_DROP_IPV4_FRAG_OVERLAP, /* reassemblies given up (RFC 5722) */
+    LWAFTR_DROP_IPV4_FRAG_OVERLAP, /* RFC 5722 */
     LWAFTR_DROP_IPV6_FRAG_OVERLAP,
+    LWAFTR_DROP_IPV4_FRAG_UNREASSEMBLED,
+    LWAFTR_DROP_IPV6_FRAG_UNREASSEMBLED,
+    LWAFTR_DROP_INNER_IPV4_FRAG_UNREASSEMBLED, /* that came in tunnels */
     LWAFTR_DROP_IPV4_FRAG_DUPLICATE, /* fragments that were there already */
     LWAFTR_DROP_IPV6_FRAG_DUPLICATE,
+    LWAFTR_DROP_INNER_IPV4_FRAG_DUPLICATE,
     LWAFTR_NCOUNTERS
 };
 

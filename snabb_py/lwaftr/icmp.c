@@ -126,7 +126,7 @@ static bool icmpv4_may_tell(const uint8_t *ip, uint32_t n)
         return false;
     if (destination >> 28 == 14 || destination == UINT32_MAX)
         return false;
-    return source >> 24 != 0 && source >> 24 != 127 && source >> 28 < 14;
+    return !ipv4_is_martian(source);
 }
 
 /* A fresh frame of a type, of this many bytes behind the Ethernet header, which the next
@@ -217,11 +217,31 @@ static bool icmpv6_may_tell(const uint8_t *ipv6, uint32_t n)
            !ipv6_is_same(ipv6 + IPV6_SOURCE, unspecified);
 }
 
+static bool is_our_ipv6(const struct lwaftr_config *config, const uint8_t *address)
+{
+    const struct binding_table *table = config->table;
+    if (ipv6_is_same(address, config->side[LWAFTR_V6].neighbor->ip))
+        return true;
+    for (uint32_t i = 0; i < table->nbr; i++)
+        if (ipv6_is_same(address, table->br[i]))
+            return true;
+    return false;
+}
+
+/* What came to an address of ours is answered from there (RFC 4443, 2.2). Whatever else
+ * a neighbour hands us, nobody else's address is the source of what we send. */
+static const uint8_t *source_of(const struct lwaftr *lw, const uint8_t *asked)
+{
+    const struct lwaftr_config *config = lw->config;
+    bool may = config->compat || is_our_ipv6(config, asked);
+    return may ? asked : config->side[LWAFTR_V6].neighbor->ip;
+}
+
+/* The n bytes from an IPv6 header on are what it is about, as much as fits. */
 static struct packet *new_icmpv6_error(struct lwaftr *lw, const uint8_t *about,
                                        uint32_t n, uint8_t type, uint8_t code,
                                        const uint8_t *source)
 {
-    n = min_u32(n, ICMPV6_ERROR_MAX - WIRE_IPV6_SIZE - ICMP_SIZE);
     struct packet *packet = new_frame(lw, WIRE_IPV6, WIRE_IPV6_SIZE + ICMP_SIZE + n);
     if (!packet)
         return NULL;
@@ -253,14 +273,16 @@ void icmpv6_send_error(struct lwaftr *lw, const struct packet *about, uint8_t ty
         lw->counters[LWAFTR_DROP_OUT_BY_RFC4443_ICMPV6_PACKETS]++;
         return;
     }
+    n = min_u32(n, ICMPV6_ERROR_MAX - WIRE_IPV6_SIZE - ICMP_SIZE);
+    if (!rate_allows(lw, LWAFTR_V6)) {
+        lwaftr_count(lw, LWAFTR_DROP_OVER_RATE_LIMIT_ICMPV6_BYTES,
+                     FRAME_TUNNELLED + ICMP_SIZE + n);
+        return;
+    }
+    source = source_of(lw, source);
     struct packet *packet = new_icmpv6_error(lw, ipv6, n, type, code, source);
     if (!packet)
         return;
-    if (!rate_allows(lw, LWAFTR_V6)) {
-        lwaftr_count(lw, LWAFTR_DROP_OVER_RATE_LIMIT_ICMPV6_BYTES, packet->length);
-        lwaftr_free(lw, packet);
-        return;
-    }
     lwaftr_count(lw, LWAFTR_OUT_ICMPV6_ERROR_BYTES, packet->length);
     lwaftr_count(lw, LWAFTR_OUT_IPV6_BYTES, packet->length);
     lwaftr_send(lw, LWAFTR_V6, packet);

@@ -3,7 +3,10 @@
  * stage (lwaftr_edge.c, lwaftr_core.c). */
 #include "snabb_py/lwaftr/lwaftr.h"
 
-enum { EXPIRED_MAX = 32 }; /* reassemblies that a tick gives up */
+enum {
+    EXPIRED_MAX = 32,   /* reassemblies that a tick gives up */
+    LEAST_SEGMENT = 512 /* bytes; senders of super-frames cut them up into larger ones */
+};
 
 /* ---- the app -------------------------------------------------------------------------- */
 
@@ -45,14 +48,6 @@ static struct lwaftr *begin(struct app *app)
     return lw;
 }
 
-static bool has_super_frame(struct packet *const *packets, uint32_t n)
-{
-    uint32_t any = PACKET_GSO_NONE;
-    for (uint32_t i = 0; i < n; i++)
-        any |= packets[i]->gso_type;
-    return any != PACKET_GSO_NONE;
-}
-
 /* Frames that a packet becomes, at most: a super-frame is cut up. */
 static uint32_t most_frames(const struct packet *packet)
 {
@@ -70,29 +65,37 @@ static uint32_t fitting(struct packet *const *packets, uint32_t n, uint32_t room
     return i;
 }
 
-/* A burst off a link, as large as fits the other side's. What ICMP errors and fragments
- * are more is lost where it does not fit, and counted by the link. */
-static uint32_t receive(struct link *in, const struct link *out, struct packet **packets)
+/* A burst at the front of a link. */
+struct front {
+    struct packet *const *packets;
+    uint32_t n;
+    uint64_t bytes;
+};
+
+/* As many packets as fit the other side's link. What ICMP errors and fragments are more
+ * is lost where it does not fit, and counted by the link. Super-frames are looked for
+ * only where their segments might not fit. */
+static struct front find_front(struct link *in, const struct link *out)
 {
-    uint32_t room = link_writable(out);
-    uint32_t n = min_u32(min_u32(LWAFTR_BURST, room), link_readable(in));
-    if (n == 0)
-        return 0;
-    link_peek(in, packets, n);
-    if (unlikely(has_super_frame(packets, n)))
+    uint32_t room = link_writable(out), n = min_u32(LWAFTR_BURST, room);
+    struct packet *const *packets = link_run(in, &n);
+    uint64_t bytes = link_bytes(in, n);
+    if (unlikely(n + bytes / LEAST_SEGMENT > room)) {
         n = fitting(packets, n, room);
-    link_consume(in, n, link_bytes(in, n));
-    return n;
+        bytes = link_bytes(in, n);
+    }
+    return (struct front){packets, n, bytes};
 }
 
 static uint32_t push_side(struct lwaftr *lw, uint32_t side, struct link *in)
 {
     const struct link *out = lw->out[LWAFTR_V6 - side].link;
-    struct packet *packets[LWAFTR_BURST];
-    uint32_t n, total = 0;
-    while ((n = receive(in, out, packets)) > 0) {
-        lwaftr_push_burst(lw, side, packets, n);
-        total += n;
+    struct front front;
+    uint32_t total = 0;
+    while ((front = find_front(in, out)).n > 0) {
+        lwaftr_push_burst(lw, side, front.packets, front.n);
+        link_consume(in, front.n, front.bytes);
+        total += front.n;
     }
     return total;
 }
@@ -121,20 +124,31 @@ static uint32_t side_of(const struct lwaftr_config *config, const struct packet 
     return kind == WIRE_IPV4 || kind == WIRE_ARP ? LWAFTR_V4 : LWAFTR_V6;
 }
 
+/* Frames that came from a card are not in the cache; what describes them is. */
+static void prefetch_frames(struct packet *const *packets, uint32_t n)
+{
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < n; i++)
+        __builtin_prefetch(packets[i]->data);
+}
+
 static uint32_t push_stick(struct lwaftr *lw, struct link *in, const struct link *out)
 {
-    struct packet *packets[LWAFTR_BURST], *sides[LWAFTR_NSIDES][LWAFTR_BURST];
-    uint32_t n, total = 0;
-    while ((n = receive(in, out, packets)) > 0) {
+    struct packet *sides[LWAFTR_NSIDES][LWAFTR_BURST];
+    struct front front;
+    uint32_t total = 0;
+    while ((front = find_front(in, out)).n > 0) {
         uint32_t counts[LWAFTR_NSIDES] = {0};
-        prefetch_frames(packets, n);
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t side = side_of(lw->config, packets[i]);
-            sides[side][counts[side]++] = packets[i];
+        prefetch_frames(front.packets, front.n);
+        for (uint32_t i = 0; i < front.n; i++) {
+            uint32_t side = side_of(lw->config, front.packets[i]);
+            sides[side][counts[side]++] = front.packets[i];
         }
-        lwaftr_push_burst(lw, LWAFTR_V6, sides[LWAFTR_V6], counts[LWAFTR_V6]);
-        lwaftr_push_burst(lw, LWAFTR_V4, sides[LWAFTR_V4], counts[LWAFTR_V4]);
-        total += n;
+        for (uint32_t side = LWAFTR_NSIDES; side-- > 0;)
+            if (counts[side] > 0)
+                lwaftr_push_burst(lw, side, sides[side], counts[side]);
+        link_consume(in, front.n, front.bytes);
+        total += front.n;
     }
     return total;
 }

@@ -148,15 +148,8 @@ static inline bool filter_matches(const struct lwaftr_filter *filter,
 
 /* ---- bursts (lwaftr_burst.c) ---------------------------------------------- */
 
-/* Frames that came from a card are not in the cache; what describes them is. */
-static inline void prefetch_frames(struct packet *const *packets, uint32_t n)
-{
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < n; i++)
-        __builtin_prefetch(packets[i]->data);
-}
-
-/* Take frames that came in on a side, and put what becomes of them on the links. */
+/* Take 1 to LWAFTR_BURST frames that came in on a side, and put what becomes of them on
+ * the links. */
 void lwaftr_push_burst(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
                        uint32_t n);
 
@@ -174,7 +167,13 @@ bool lwaftr_output_whole(struct lwaftr *lw, uint32_t side, struct packet *packet
 /* Tell the other workers where the next hop of a side is, or be told. */
 void lwaftr_share_next_hop(struct lwaftr *lw, uint32_t side);
 /* Put what is queued on the links. */
-void lwaftr_flush(struct lwaftr *lw);
+void lwaftr_flush_queues(struct lwaftr *lw);
+
+static inline void lwaftr_flush(struct lwaftr *lw)
+{
+    if (unlikely(lw->out[LWAFTR_V4].n | lw->out[LWAFTR_V6].n))
+        lwaftr_flush_queues(lw);
+}
 
 static inline void lwaftr_queue(struct lwaftr *lw, uint32_t side, struct packet *packet)
 {
@@ -229,7 +228,8 @@ bool icmpv4_checksum_is_right(const uint8_t *icmp, uint32_t n);
 void icmpv4_send_error(struct lwaftr *lw, const struct packet *about, uint8_t type,
                        uint8_t code, uint16_t mtu);
 
-/* The same for IPv6, as from `source`, 16 bytes. */
+/* The same for IPv6, as from `source`, 16 bytes, if that is an address of ours; else as
+ * from our interface's. */
 void icmpv6_send_error(struct lwaftr *lw, const struct packet *about, uint8_t type,
                        uint8_t code, const uint8_t *source);
 

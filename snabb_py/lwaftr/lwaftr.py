@@ -262,10 +262,21 @@ class Lwaftr(App):
 
     @property
     def waiting(self) -> dict[str, int]:
-        """Packets that wait for a next hop, by the counter of those that do in vain."""
-        names = (f"drop-next-hop-unresolved-ipv{n}-packets" for n in (4, 6))
-        counts = (neighbor.nwaiting for neighbor in self.state.neighbor)
-        return {name: n for name, n in zip(names, counts, strict=True) if n}
+        """Packets that are held, by the counter of those that are in vain.
+
+        They wait for a next hop, or as fragments for the others.
+        """
+        state = self.state
+        counts = {
+            f"drop-next-hop-unresolved-ipv{version}-packets": neighbor.nwaiting
+            for version, neighbor in zip((4, 6), state.neighbor, strict=True)
+        } | {
+            f"drop-{which}-frag-unreassembled": reassembler.nfragments
+            for which, reassembler in zip(
+                ("ipv4", "ipv6", "inner-ipv4"), state.reassembler, strict=True
+            )
+        }
+        return {name: n for name, n in counts.items() if n}
 
     def supervise(self) -> str | None:
         """Say of next hops that they do not answer, and when they do."""

@@ -7,7 +7,7 @@ enum { /* sides: ports of the app, and packets by where they came from */
     LWAFTR_NSIDES = 2,
     LWAFTR_TUNNELLED = 2, /* a third reassembler, for IPv4 fragments in tunnels */
     LWAFTR_NREASSEMBLERS = 3,
-    LWAFTR_BURST = 128
+    LWAFTR_BURST = 64 /* packets: so few that all that is known of them stays near */
 };
 
 /* A filter: no program, everything matches. */
@@ -49,7 +49,7 @@ struct lwaftr_queue {
     uint64_t bytes;
     uint32_t n;
     uint32_t reserved;
-    struct packet *packets[128];
+    struct packet *packets[64];
 };
 
 /* ICMP errors that were sent since. */

@@ -4,23 +4,28 @@
  * the next one comes. Whatever is in any way special goes by itself through every stage
  * (lwaftr_edge.c, lwaftr_core.c), where all is decided and counted. Both are in the order
  * in which they came. */
+#include "snabb_py/lwaftr/lanes.h"
 #include "snabb_py/lwaftr/lwaftr.h"
 
 /* As HOT, and with instructions that swap bytes in the widest vectors. */
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) &&   \
     !defined(__SANITIZE_ADDRESS__)
-#define WIDE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define WIDE __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define WIDE HOT
 #endif
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE LANES_INLINE
 
 enum {
-    BURST = 64,         /* packets: so few that all of this stays near */
-    PORTS_SIZE = 4,     /* source and destination, the first bytes of a payload */
-    ETHERNET_ROOM = 16, /* the header and what makes it a vector, in front of it */
-    MAYBE = 2           /* special: its destination may be ours */
+    PORTS_SIZE = 4,      /* source and destination, the first bytes of a payload */
+    ETHERNET_ROOM = 16,  /* the header and what makes it a vector, in front of it */
+    FRAME_WORDS = 10,    /* where 16 bytes begin that have the type and words of IP */
+    TUNNELLED_WORDS = FRAME_TUNNELLED
 };
+
+_Static_assert(LWAFTR_BURST % LANES == 0 && FRAME_WORDS + 4 == FRAME_IP, "words of IP");
+_Static_assert(offsetof(struct packet, data) == 0 && offsetof(struct packet, flags) == 12,
+               "length, and what a packet carries, are words 2 and 3");
 
 /* What a burst meets on its way from one side to the other. */
 struct way {
@@ -28,25 +33,31 @@ struct way {
     uint32_t from;
     uint32_t tag;                    /* bytes of it in front of the EtherType */
     bool is_plain;                   /* no tags, no filters */
+    lanes headers;                   /* bytes in front of IPv4 */
+    lanes most;                      /* bytes of IPv4 that fit the other side's MTU */
+    lanes exact;                     /* all ones: nothing may be behind IPv4 */
+    lanes begin;                     /* of the tunnel's header, what is always the same */
     uint8_t ethernet[ETHERNET_ROOM]; /* the header, at the end */
 };
 
-/* A burst between two steps. Words are 8 bytes as they are in memory. */
+/* A burst between two steps. */
 struct burst {
+    uint32_t special[LWAFTR_BURST];  /* 0: a common one */
+    uint32_t others[LWAFTR_BURST];   /* a B4's peer; then: whether it may be another B4 */
+    uint32_t ipv4[LWAFTR_BURST];     /* to be looked up, host order, */
+    uint32_t ports[LWAFTR_BURST];    /* and so is this */
+    uint32_t slots[LWAFTR_BURST];    /* where the search for an address begins */
+    uint32_t alone[LWAFTR_BURST];    /* 0: looked up with the others */
+    uint32_t totals[LWAFTR_BURST];   /* bytes of IPv4 */
+    uint32_t payloads[LWAFTR_BURST]; /* of IPv6, from a B4 */
+    uint32_t hops[LWAFTR_BURST];     /* TTL, protocol and checksum, one hop less */
+    uint64_t ipv6[LWAFTR_BURST];     /* of the tunnel, the first word that it is to have */
+    uint64_t metadata[LWAFTR_BURST]; /* what length to slot_class become */
+    uint64_t keys[LWAFTR_BURST];     /* that the softwires have to have */
+    const struct softwire *softwires[LWAFTR_BURST];
     struct packet *const *packets;
     uint32_t n;
-    uint8_t *ip[BURST];       /* IPv4 */
-    uint64_t metadata[BURST]; /* length, flags, gso_type, slot_class; then what they become */
-    uint64_t type[BURST];     /* EtherType and 6 bytes more */
-    uint64_t ipv6[BURST];     /* of the tunnel, the first word: it came with, or goes with */
-    uint64_t words[3][BURST]; /* of IPv4 and the ports */
-    uint64_t special[BURST];  /* 0, 1, or MAYBE */
-    uint64_t totals[BURST];   /* bytes of IPv4 */
-    uint64_t hops[BURST];     /* TTL, protocol and checksum, one hop less: 4 bytes */
-    uint64_t keys[BURST];     /* of an address and a port, then of a softwire */
-    const struct binding_address *addresses[BURST];
-    const struct softwire *softwires[BURST];
-};
+} __attribute__((aligned(sizeof(lanes)))); /* so that no vector lies across two lines */
 
 /* What the common packets of a burst add to the counters. */
 struct sums {
@@ -58,140 +69,165 @@ struct sums {
 
 /* ---- read ---------------------------------------------------------------------------- */
 
-static inline uint64_t load_word(const uint8_t *p)
+/* Eight packets, the words of each as memory has them. What is behind a frame's end is
+ * read, too, and looked at only once the length is known to hold it: there is room to
+ * read behind the last slot of a page. */
+struct eight {
+    struct columns metadata; /* of struct packet */
+    struct columns frame;    /* type in the upper half, and of IP, or of the tunnel's */
+    lanes ip[6];             /* IPv4 and the ports */
+};
+
+/* Those from the i-th on; where there are fewer the last one fills the lanes. */
+INLINE struct packet *const *take_eight(const struct burst *burst, uint32_t i,
+                                        struct packet **filled)
 {
-    uint64_t word;
-    memcpy(&word, p, sizeof(word));
-    return word;
+    if (likely(i + LANES <= burst->n))
+        return burst->packets + i;
+    for (uint32_t k = 0; k < LANES; k++)
+        filled[k] = burst->packets[min_u32(i + k, burst->n - 1)];
+    return filled;
 }
 
-/* What is behind the frame's end is read, too, and looked at only once the length is known
- * to hold it: there is room to read behind the last slot of a page. */
-INLINE void read_burst(struct burst *burst, const struct way *way)
+INLINE struct eight read_eight(struct packet *const *packets, const struct way *way)
 {
-    uint32_t offset = way->tag + (way->from == LWAFTR_V4 ? FRAME_IP : FRAME_TUNNELLED);
-    for (uint32_t i = 0; i < burst->n; i++) {
-        const struct packet *packet = burst->packets[i];
-        const uint8_t *type = packet->data + way->tag + ETHERNET_TYPE;
-        uint8_t *ip = packet->data + offset;
-        memcpy(&burst->metadata[i], &packet->length, sizeof(burst->metadata[i]));
-        burst->type[i] = load_word(type);
-        if (way->from == LWAFTR_V6)
-            burst->ipv6[i] = load_word(type + 2);
-        burst->ip[i] = ip;
-        for (uint32_t k = 0; k < 3; k++)
-            burst->words[k][i] = load_word(ip + 8 * k);
+    const uint8_t *places[LANES], *frames[LANES];
+    for (uint32_t k = 0; k < LANES; k++) {
+        places[k] = (const uint8_t *)packets[k];
+        frames[k] = packets[k]->data + way->tag;
     }
+    bool is_inbound = way->from == LWAFTR_V4;
+    struct columns metadata = lanes_columns(places, 0);
+    struct columns frame = lanes_columns(frames, FRAME_WORDS);
+    struct columns last =
+        lanes_columns(frames, is_inbound ? FRAME_WORDS + 16 : TUNNELLED_WORDS + 16);
+    if (is_inbound)
+        return (struct eight){metadata, frame, {frame.word[1], frame.word[2], frame.word[3],
+                                                last.word[0], last.word[1], last.word[2]}};
+    struct columns ip = lanes_columns(frames, TUNNELLED_WORDS);
+    return (struct eight){metadata, frame, {ip.word[0], ip.word[1], ip.word[2],
+                                            ip.word[3], last.word[0], last.word[1]}};
 }
 
 /* ---- judge --------------------------------------------------------------------------- */
 
-INLINE bool is_of_type(uint64_t type, uint16_t wanted)
+/* As ipv4_one_hop_less(). */
+INLINE lanes lanes_one_hop_less(lanes word)
 {
-    return (type & UINT16_MAX) == htobe16(wanted);
+    return word + UINT16_MAX + (((word >> 16) + 2) & 0x10000);
 }
 
-/* No checksum to be finished, no super-frame. */
-INLINE bool carries_nothing(uint64_t metadata)
+/* Each of these is 0 with common packets. A number that is too large leaves less than
+ * nothing of its limit, which the sign tells. */
+
+INLINE lanes is_other_type(const struct eight *eight, uint16_t type)
 {
-    const uint64_t flags = UINT16_MAX & ~PACKET_CSUM_VALID, gso_type = UINT8_MAX;
-    return (metadata >> 32 & (flags | gso_type << 16)) == 0;
+    return eight->frame.word[0] >> 16 ^ htobe16(type);
 }
 
-/* The sum of a header without options is right; it is never 0. */
-INLINE bool is_sum_right(uint64_t first, uint64_t second, uint64_t third)
+/* A checksum to be finished, a super-frame. */
+INLINE lanes carries_something(const struct eight *eight)
 {
-    const uint64_t low = UINT32_MAX;
-    uint64_t sum = (first & low) + (first >> 32) + (second & low) + (second >> 32) +
-                   (third & low);
-    sum = (sum & UINT16_MAX) + (sum >> 16);
-    sum = (sum & UINT16_MAX) + (sum >> 16);
-    return (sum & UINT16_MAX) + (sum >> 16) == UINT16_MAX;
+    return eight->metadata.word[3] &
+           ((UINT16_MAX & ~PACKET_CSUM_VALID) | UINT8_MAX << 16);
+}
+
+/* The sum of a header without options, which is never 0. */
+INLINE lanes is_sum_wrong(const lanes *ip)
+{
+    lanes sum = {0};
+    for (uint32_t k = 0; k < 5; k++)
+        sum += (ip[k] & UINT16_MAX) + (ip[k] >> 16);
+    return ((sum & UINT16_MAX) + (sum >> 16)) ^ UINT16_MAX;
 }
 
 /* IPv4: a header without options, right, of a datagram that is no fragment, has ports,
- * and so many hops left. `begin`: its first word in host order. Numbers are signed, as
- * vectors compare them. */
-INLINE bool is_common_ipv4(const struct burst *burst, uint32_t i, uint64_t begin,
-                           int64_t hops)
+ * at most `room` bytes, and so many hops left. `begin`: its first word in host order. */
+INLINE lanes is_special_ipv4(const lanes *ip, lanes begin, lanes room, uint32_t hops)
 {
-    const uint64_t kind = 0xffull << 56 | IPV4_IS_FRAGMENT;
-    uint64_t second = burst->words[1][i];
-    return ((begin & kind) == 0x45ull << 56) &
-           ((int64_t)(begin >> 32 & UINT16_MAX) >= WIRE_IPV4_SIZE + PORTS_SIZE) &
-           ((int64_t)(second & UINT8_MAX) >= hops) &
-           ((second >> 8 & UINT8_MAX) != WIRE_ICMP) &
-           is_sum_right(burst->words[0][i], second, burst->words[2][i]);
+    lanes total = begin & UINT16_MAX;
+    lanes negative = (total - (WIRE_IPV4_SIZE + PORTS_SIZE)) | (room - total) |
+                     ((ip[2] & UINT8_MAX) - hops);
+    return (begin >> 24 ^ 0x45) | (ip[1] & htobe32(IPV4_IS_FRAGMENT)) |
+           (lanes)((ip[2] & 0xff00) == WIRE_ICMP << 8) | negative >> 31 |
+           is_sum_wrong(ip);
 }
 
-/* From the internet, with room for a tunnel's header in front. */
-INLINE bool judge_inbound(struct burst *burst, const struct way *way)
+/* What is to be looked up. */
+INLINE void store_address(struct burst *burst, uint32_t i, lanes ipv4,
+                          const struct binding_table *table)
 {
-    const struct lwaftr_config *config = way->config;
-    const struct binding_table *table = config->table;
-    int64_t headers = FRAME_IP + way->tag;
-    int64_t most = (int64_t)config->side[LWAFTR_V6].mtu - WIRE_IPV6_SIZE;
-    uint64_t compat = config->compat, label = config->flow_label, any = 0;
-    for (uint32_t i = 0; i < burst->n; i++) {
-        uint64_t metadata = burst->metadata[i], begin = be64toh(burst->words[0][i]);
-        int64_t total = begin >> 32 & UINT16_MAX;
-        int64_t room = (int64_t)(metadata & UINT32_MAX) - headers;
-        int64_t in_front = (int64_t)((uintptr_t)burst->ip[i] - (uintptr_t)burst->packets[i]);
-        bool is_common = is_of_type(burst->type[i], WIRE_IPV4) &
-                         carries_nothing(metadata) & is_common_ipv4(burst, i, begin, 2) &
-                         (total <= room) & (total <= most) &
-                         ((compat == 0) | (total == room)) &
-                         (in_front >= (int64_t)sizeof(struct packet) + WIRE_IPV6_SIZE +
-                                          ETHERNET_ROOM);
-        /* destination, source port, destination port */
-        uint64_t end = be64toh(burst->words[2][i]);
-        uint64_t key = (end & ~(uint64_t)UINT32_MAX) | (end & UINT16_MAX) << 16;
-        burst->special[i] = !is_common;
-        any |= !is_common;
-        burst->keys[i] = key;
-        burst->addresses[i] = binding_begin(table, key);
-        burst->totals[i] = (uint64_t)total;
-        burst->hops[i] = ipv4_one_hop_less(burst->words[1][i] & UINT32_MAX);
-        burst->ipv6[i] = ipv6_tunnel_word(begin >> 48 & UINT8_MAX, label, (uint64_t)total);
-        burst->metadata[i] = (metadata & 0xffull << 56) | (uint64_t)(total + FRAME_TUNNELLED);
-    }
-    return any != 0;
+    lanes_store(burst->ipv4 + i, ipv4);
+    lanes_store(burst->slots + i, ipv4 * table->multiplier >> table->address_shift);
 }
 
-/* From a B4, and not to another one. ECN says nothing, or nothing new (RFC 6040, 4.2). */
-INLINE bool judge_outbound(struct burst *burst, const struct way *way)
+/* From the internet. */
+INLINE lanes judge_inbound(struct burst *burst, uint32_t i, const struct eight *eight,
+                           const struct way *way)
 {
-    const uint64_t outer = 6ull << 60 | WIRE_IPV4_IN_IP << 8, kind = 15ull << 60 | 0xff00;
-    const struct lwaftr_config *config = way->config;
-    const struct binding_table *table = config->table;
-    int64_t headers = FRAME_TUNNELLED + way->tag;
-    int64_t most = (int64_t)config->side[LWAFTR_V4].mtu;
-    uint64_t compat = config->compat, hairpinning = config->hairpinning, any = 0;
-    for (uint32_t i = 0; i < burst->n; i++) {
-        uint64_t metadata = burst->metadata[i], begin = be64toh(burst->words[0][i]);
-        uint64_t ipv6 = be64toh(burst->ipv6[i]);
-        int64_t total = begin >> 32 & UINT16_MAX, payload = ipv6 >> 16 & UINT16_MAX;
-        int64_t room = (int64_t)(metadata & UINT32_MAX) - headers;
-        uint64_t ecn = ipv6 >> 52 & ECN_MASK;
-        bool is_common = is_of_type(burst->type[i], WIRE_IPV6) &
-                         carries_nothing(metadata) & is_common_ipv4(burst, i, begin, 1) &
-                         ((ipv6 & kind) == outer) & (total <= payload) &
-                         (payload <= room) & (total <= most) &
-                         ((compat == 0) | (total == room)) &
-                         ((ecn == 0) | (ecn == (begin >> 48 & ECN_MASK)));
-        /* destination, source port, destination port */
-        uint64_t end = be64toh(burst->words[2][i]);
-        uint64_t key = be64toh(burst->words[1][i]) << 32 | (end & 0xffff0000);
-        uint64_t near = table->managed[end >> 54] >> (end >> 48 & 63) & hairpinning;
-        uint64_t special = is_common ? MAYBE * near : 1;
-        burst->special[i] = special;
-        any |= special;
-        burst->keys[i] = key;
-        burst->addresses[i] = binding_begin(table, key);
-        burst->totals[i] = (uint64_t)total;
-        burst->metadata[i] = (metadata & 0xffull << 56) | (uint64_t)(total + FRAME_IP);
+    const lanes *ip = eight->ip;
+    lanes begin = lanes_swap(ip[0]), total = begin & UINT16_MAX;
+    lanes room = eight->metadata.word[2] - way->headers;
+    lanes special = is_other_type(eight, WIRE_IPV4) | carries_something(eight) |
+                    is_special_ipv4(ip, begin, room, 2) | (way->most - total) >> 31 |
+                    ((total ^ room) & way->exact);
+    lanes_store(burst->special + i, special);
+    store_address(burst, i, lanes_swap(ip[4]), way->config->table);
+    lanes_store(burst->ports + i, lanes_swap(ip[5]) & UINT16_MAX);
+    lanes_store(burst->totals + i, total);
+    lanes_store(burst->hops + i, lanes_one_hop_less(ip[2]));
+    lanes first = (begin << 4 & 0x0ff00000) | way->begin;
+    lanes second = (ip[0] >> 16) | (WIRE_IPV4_IN_IP << 16 | 255u << 24 /* hop limit */);
+    lanes_store_pairs(burst->ipv6 + i, lanes_swap(first), second);
+    lanes_store_pairs(burst->metadata + i, total + FRAME_TUNNELLED,
+                      eight->metadata.word[3] >> 24 << 24);
+    return special;
+}
+
+/* From a B4. ECN says nothing, or nothing new (RFC 6040, 4.2). */
+INLINE lanes judge_outbound(struct burst *burst, uint32_t i, const struct eight *eight,
+                            const struct way *way)
+{
+    const lanes *ip = eight->ip;
+    lanes begin = lanes_swap(ip[0]), total = begin & UINT16_MAX;
+    lanes first = lanes_swap(eight->frame.word[1]), ecn = first >> 20 & ECN_MASK;
+    lanes second = lanes_swap(eight->frame.word[2]), payload = second >> 16;
+    lanes room = eight->metadata.word[2] - way->headers;
+    lanes special = is_other_type(eight, WIRE_IPV6) | carries_something(eight) |
+                    is_special_ipv4(ip, begin, payload, 1) | (first >> 28 ^ 6) |
+                    ((second >> 8 & UINT8_MAX) ^ WIRE_IPV4_IN_IP) |
+                    ((room - payload) | (way->most - total)) >> 31 |
+                    ((lanes)(ecn != (begin >> 16 & ECN_MASK)) & ecn) |
+                    ((total ^ room) & way->exact);
+    lanes_store(burst->special + i, special);
+    store_address(burst, i, lanes_swap(ip[3]), way->config->table);
+    lanes_store(burst->others + i, lanes_swap(ip[4]));
+    lanes_store(burst->ports + i, lanes_swap(ip[5]) >> 16);
+    lanes_store(burst->totals + i, total);
+    lanes_store(burst->payloads + i, payload);
+    lanes_store_pairs(burst->metadata + i, total + FRAME_IP,
+                      eight->metadata.word[3] >> 24 << 24);
+    return special;
+}
+
+/* Whether any packet is special, or may be. */
+INLINE bool judge(struct burst *burst, const struct way *way)
+{
+    const struct binding_table *table = way->config->table;
+    struct packet *filled[LANES];
+    lanes special = {0};
+    for (uint32_t i = 0; i < burst->n; i += LANES) {
+        struct eight eight = read_eight(take_eight(burst, i, filled), way);
+        special |= way->from == LWAFTR_V4 ? judge_inbound(burst, i, &eight, way)
+                                          : judge_outbound(burst, i, &eight, way);
     }
-    return any != 0;
+    uint32_t any = lanes_any(special);
+    if (way->from == LWAFTR_V6 && way->config->hairpinning)
+        for (uint32_t i = 0; i < burst->n; i++) {
+            burst->others[i] = binding_has_neighbors(table, burst->others[i]);
+            any |= burst->others[i];
+        }
+    return any;
 }
 
 /* ---- what cannot be judged in vectors ------------------------------------------------- */
@@ -225,36 +261,71 @@ static bool passes(const struct way *way, const struct packet *packet)
             passes_filter(&side->ingress, packet, way->tag));
 }
 
-INLINE void judge_rest(struct burst *burst, const struct way *way)
+/* Whether a packet that comes from a B4 goes to another one. */
+static bool is_hairpinned(const struct burst *burst, uint32_t i, const struct way *way)
 {
-    for (uint32_t i = 0; i < burst->n; i++) {
-        uint64_t special = burst->special[i];
-        if (special == MAYBE)
-            special = binding_table_has_address(
-                way->config->table, (uint32_t)(be64toh(burst->words[2][i]) >> 32));
-        if (!way->is_plain && !special)
-            special = !passes(way, burst->packets[i]);
-        burst->special[i] = special;
-        if (special)
-            burst->addresses[i] = &binding_no_address;
-    }
+    if (way->from == LWAFTR_V4 || !way->config->hairpinning || !burst->others[i])
+        return false;
+    const uint8_t *ip = burst->packets[i]->data + way->tag + FRAME_TUNNELLED;
+    return binding_table_has_address(way->config->table, load_be32(ip + IPV4_DESTINATION));
+}
+
+static void judge_rest(struct burst *burst, const struct way *way)
+{
+    for (uint32_t i = 0; i < burst->n; i++)
+        if (!burst->special[i] &&
+            (is_hairpinned(burst, i, way) ||
+             (!way->is_plain && !passes(way, burst->packets[i]))))
+            burst->special[i] = 1;
 }
 
 /* ---- look up --------------------------------------------------------------------------- */
 
-INLINE void find_softwires(struct burst *burst, const struct binding_table *table)
+/* What is in the table where binding_table_find() looks first is found eight at a time;
+ * as nearly all are. */
+INLINE lanes find_eight(struct burst *burst, uint32_t i, const struct binding_table *table)
 {
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < burst->n; i++)
-        __builtin_prefetch(burst->addresses[i]);
-    for (uint32_t i = 0; i < burst->n; i++) {
-        uint64_t key = burst->keys[i];
+    lanes ipv4 = lanes_load(burst->ipv4 + i), port = lanes_load(burst->ports + i);
+    const uint8_t *places[LANES];
+    for (uint32_t k = 0; k < LANES; k++)
+        places[k] = (const uint8_t *)&table->addresses[burst->slots[i + k]];
+    struct columns address = lanes_columns(places, 0);
+    lanes first = address.word[1], reserved = address.word[2] & UINT16_MAX;
+    lanes psid = port >> (address.word[3] & UINT8_MAX) & address.word[2] >> 16;
+    lanes alone = (lanes)(address.word[0] != ipv4) | lanes_less(port, reserved) |
+                  (lanes)(first >= (uint32_t)BINDING_NO_ROW) | lanes_load(burst->special + i);
+    lanes_store_places((uintptr_t *)burst->softwires + i, first + psid,
+                       (uintptr_t)table->row, sizeof(struct softwire));
+    lanes_store(burst->alone + i, alone);
+    lanes_store_pairs(burst->keys + i, psid << 16, ipv4);
+    return alone;
+}
+
+static void find_alone(struct burst *burst, uint32_t i, const struct binding_table *table)
+{
+    uint64_t key = binding_key(burst->ipv4[i], (uint16_t)burst->ports[i]);
+    burst->softwires[i] = &binding_no_softwire;
+    if (!burst->special[i]) {
         const struct binding_address *address =
-            binding_probe(table, burst->addresses[i], binding_key_ipv4(key));
+            binding_probe(table, binding_begin(table, key), burst->ipv4[i]);
         burst->softwires[i] = binding_place(table, address, &key);
-        burst->keys[i] = key;
         __builtin_prefetch(burst->softwires[i]);
     }
+    burst->keys[i] = key;
+}
+
+INLINE void find_softwires(struct burst *burst, const struct binding_table *table)
+{
+    lanes alone = {0};
+    for (uint32_t i = 0; i < burst->n; i += LANES)
+        alone |= find_eight(burst, i, table);
+    for (uint32_t i = 0; i < burst->n; i += LANES)
+        for (uint32_t k = 0; k < LANES; k++)
+            __builtin_prefetch(burst->softwires[i + k]);
+    if (unlikely(lanes_any(alone)))
+        for (uint32_t i = 0; i < burst->n; i++)
+            if (burst->alone[i])
+                find_alone(burst, i, table);
 }
 
 /* ---- out --------------------------------------------------------------------------- */
@@ -277,26 +348,32 @@ INLINE void set_frame(const struct way *way, struct packet *packet, uint8_t *ip,
     memcpy(&packet->length, &metadata, sizeof(metadata));
 }
 
-INLINE void encapsulate(const struct burst *burst, uint32_t i, const struct way *way,
+/* False: there is no room in front of it. */
+INLINE bool encapsulate(const struct burst *burst, uint32_t i, const struct way *way,
                         const uint8_t *br, const uint8_t *b4)
 {
-    uint8_t *ip = burst->ip[i], *ipv6 = ip - WIRE_IPV6_SIZE;
+    struct packet *packet = burst->packets[i];
+    uint8_t *ip = packet->data + way->tag + FRAME_IP, *ipv6 = ip - WIRE_IPV6_SIZE;
+    if (unlikely(ipv6 - ETHERNET_ROOM < packet_slot_data(packet)))
+        return false;
     memcpy(ip + IPV4_TTL, &burst->hops[i], 4);
     memcpy(ipv6, &burst->ipv6[i], 8);
     memcpy(ipv6 + IPV6_SOURCE, br, 16);
     memcpy(ipv6 + IPV6_DESTINATION, b4, 16);
-    set_frame(way, burst->packets[i], ipv6, burst->metadata[i]);
+    set_frame(way, packet, ipv6, burst->metadata[i]);
+    return true;
 }
 
 /* False: it did not come through the tunnel that its softwire names. */
 INLINE bool decapsulate(const struct burst *burst, uint32_t i, const struct way *way,
                         const uint8_t *br, const uint8_t *b4)
 {
-    uint8_t *ip = burst->ip[i], *ipv6 = ip - WIRE_IPV6_SIZE;
+    struct packet *packet = burst->packets[i];
+    uint8_t *ip = packet->data + way->tag + FRAME_TUNNELLED, *ipv6 = ip - WIRE_IPV6_SIZE;
     if (unlikely(!ipv6_is_same(b4, ipv6 + IPV6_SOURCE) ||
                  !ipv6_is_same(br, ipv6 + IPV6_DESTINATION)))
         return false;
-    set_frame(way, burst->packets[i], ip, burst->metadata[i]);
+    set_frame(way, packet, ip, burst->metadata[i]);
     return true;
 }
 
@@ -310,10 +387,9 @@ INLINE bool transform(const struct burst *burst, uint32_t i, const struct way *w
         if (!softwire)
             return false;
     }
-    if (way->from == LWAFTR_V6)
-        return decapsulate(burst, i, way, br[softwire->br], softwire->b4);
-    encapsulate(burst, i, way, br[softwire->br], softwire->b4);
-    return true;
+    return way->from == LWAFTR_V4
+               ? encapsulate(burst, i, way, br[softwire->br], softwire->b4)
+               : decapsulate(burst, i, way, br[softwire->br], softwire->b4);
 }
 
 /* Common packets that are next to each other go as they are. */
@@ -344,7 +420,7 @@ INLINE struct sums send_burst(struct lwaftr *lw, const struct burst *burst, stru
         if (likely(transform(burst, i, way, table, br))) {
             sums.ipv4 += burst->totals[i];
             if (way->from == LWAFTR_V6)
-                sums.payload += be64toh(burst->ipv6[i]) >> 16 & UINT16_MAX;
+                sums.payload += burst->payloads[i];
             if (likely(way->is_plain))
                 continue;
             sums.filtered += !lwaftr_output_whole(lw, to, packets[i]);
@@ -372,24 +448,33 @@ static bool is_plain(const struct lwaftr_config *config, uint32_t from)
            !is_filtering(&out->egress);
 }
 
+INLINE void find_way(struct way *way, const struct lwaftr_config *config, uint32_t from)
+{
+    const lanes none = {0};
+    bool is_inbound = from == LWAFTR_V4;
+    way->config = config;
+    way->from = from;
+    way->tag = config->side[from].is_tagged ? WIRE_TAG_SIZE : 0;
+    way->is_plain = is_plain(config, from);
+    way->headers = none + (way->tag + (is_inbound ? FRAME_IP : FRAME_TUNNELLED));
+    way->most = none + (config->side[LWAFTR_V6 - from].mtu -
+                        (is_inbound ? WIRE_IPV6_SIZE : 0));
+    way->exact = none - (config->compat ? 1 : 0);
+    way->begin = none + (6u << 28 | config->flow_label);
+}
+
 INLINE struct sums push(struct lwaftr *lw, uint32_t from, struct packet *const *packets,
                         uint32_t n)
 {
-    const struct lwaftr_config *config = lw->config;
-    struct way way = {.config = config,
-                      .from = from,
-                      .tag = config->side[from].is_tagged ? WIRE_TAG_SIZE : 0,
-                      .is_plain = is_plain(config, from)};
+    struct way way;
+    find_way(&way, lw->config, from);
     struct burst burst;
     burst.packets = packets;
     burst.n = n;
     find_next_hop(lw, &way);
-    read_burst(&burst, &way);
-    bool any_special = from == LWAFTR_V4 ? judge_inbound(&burst, &way)
-                                         : judge_outbound(&burst, &way);
-    if (any_special || !way.is_plain)
+    if (judge(&burst, &way) || !way.is_plain)
         judge_rest(&burst, &way);
-    find_softwires(&burst, config->table);
+    find_softwires(&burst, way.config->table);
     return send_burst(lw, &burst, &way);
 }
 
@@ -417,10 +502,9 @@ static WIDE void push_outbound(struct lwaftr *lw, struct packet *const *packets,
     counters[LWAFTR_OUT_IPV4_FRAG_NOT] += sums.packets - sums.filtered;
 }
 
-static void push_some(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
-                      uint32_t n)
+void lwaftr_push_burst(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
+                       uint32_t n)
 {
-    prefetch_frames(packets, n);
     if (unlikely(!neighbor_is_known(lw->neighbor[LWAFTR_V6 - side])))
         for (uint32_t i = 0; i < n; i++)
             lwaftr_input(lw, side, packets[i]);
@@ -428,12 +512,5 @@ static void push_some(struct lwaftr *lw, uint32_t side, struct packet *const *pa
         push_inbound(lw, packets, n);
     else
         push_outbound(lw, packets, n);
-}
-
-void lwaftr_push_burst(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
-                       uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i += BURST)
-        push_some(lw, side, packets + i, min_u32(n - i, BURST));
     lwaftr_flush(lw);
 }

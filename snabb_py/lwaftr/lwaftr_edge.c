@@ -18,7 +18,7 @@ static void flush_queue(struct lwaftr_queue *out)
     out->bytes = 0;
 }
 
-void lwaftr_flush(struct lwaftr *lw)
+void lwaftr_flush_queues(struct lwaftr *lw)
 {
     flush_queue(&lw->out[LWAFTR_V4]);
     flush_queue(&lw->out[LWAFTR_V6]);

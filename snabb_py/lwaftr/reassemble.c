@@ -49,10 +49,12 @@ enum verdict { WHOLE, FRAGMENT, MALFORMED };
 
 struct names {
     uint8_t needed, unneeded, reassembled;
-    uint8_t invalid, evicted, timeout, overlap, duplicate, malformed;
+    uint8_t invalid, evicted, timeout, overlap; /* each reassembly that is given up */
+    uint8_t unreassembled, duplicate, malformed; /* each fragment */
 };
 
-#define NAMES(version)                                                                   \
+/* `lost`: where fragments came in, of which version they are. */
+#define NAMES(version, lost)                                                             \
     {                                                                                    \
         LWAFTR_IN_##version##_FRAG_NEEDS_REASSEMBLY,                                     \
             LWAFTR_IN_##version##_FRAG_REASSEMBLY_UNNEEDED,                              \
@@ -61,16 +63,17 @@ struct names {
             LWAFTR_DROP_##version##_FRAG_RANDOM_EVICTED,                                 \
             LWAFTR_DROP_##version##_FRAG_TIMEOUT,                                        \
             LWAFTR_DROP_##version##_FRAG_OVERLAP,                                        \
-            LWAFTR_DROP_##version##_FRAG_DUPLICATE,                                      \
+            LWAFTR_DROP_##lost##_FRAG_UNREASSEMBLED,                                     \
+            LWAFTR_DROP_##lost##_FRAG_DUPLICATE,                                         \
             LWAFTR_DROP_MALFORMED_##version##_PACKETS                                    \
     }
 
 _Static_assert(LWAFTR_NCOUNTERS <= UINT8_MAX, "counters fit struct names");
 
 static const struct names names_of[] = {
-    [REASSEMBLY_IPV4] = NAMES(IPV4),
-    [REASSEMBLY_IPV6] = NAMES(IPV6),
-    [REASSEMBLY_TUNNELLED] = NAMES(IPV4),
+    [REASSEMBLY_IPV4] = NAMES(IPV4, IPV4),
+    [REASSEMBLY_IPV6] = NAMES(IPV6, IPV6),
+    [REASSEMBLY_TUNNELLED] = NAMES(IPV4, INNER_IPV4),
 };
 
 /* ---- what a frame is ----------------------------------------------------- */
@@ -252,20 +255,21 @@ static enum place place_as_snabb(const struct reassembly *entry,
     return fragment->is_last && entry->length ? MISFIT : NEW;
 }
 
-static void note_range(struct reassembly *entry, const struct fragment *fragment,
-                       uint32_t at, bool compat)
+static void note_range(struct reassembler *r, struct reassembly *entry,
+                       const struct fragment *fragment, uint32_t at)
 {
     memmove(&entry->ranges[at + 1], &entry->ranges[at],
             (entry->nranges - at) * sizeof(entry->ranges[0]));
     entry->ranges[at] =
         (struct reassembly_range){(uint16_t)fragment->start, (uint16_t)fragment->end};
     entry->nranges++;
+    r->nfragments++;
     /* Twice the same may come in compat mode: only there can the sum overflow. */
     uint32_t received = entry->received + fragment->end - fragment->start;
     entry->received = (uint16_t)min_u32(received, UINT16_MAX);
     if (fragment->end > entry->highest)
         entry->highest = (uint16_t)fragment->end;
-    if (fragment->is_last && !(compat && fragment->start == 0))
+    if (fragment->is_last && !(r->compat && fragment->start == 0))
         entry->length = (uint16_t)fragment->end;
 }
 
@@ -383,7 +387,16 @@ static struct packet *drop(struct freelist *freelist, struct packet *packet,
 static struct packet *remove_entry(struct reassembler *r, struct reassembly *entry)
 {
     datagram_remove(&r->table, entry);
+    r->nfragments -= entry->nranges;
     return entry->packet;
+}
+
+/* The same of one that does not become whole: each of its fragments is lost. */
+static struct packet *give_up(struct reassembler *r, struct reassembly *entry,
+                              uint64_t *counters)
+{
+    counters[names_of[r->kind].unreassembled] += entry->nranges;
+    return remove_entry(r, entry);
 }
 
 /* A datagram can no longer become whole. */
@@ -391,9 +404,10 @@ static struct packet *fail(struct reassembler *r, struct freelist *freelist,
                            struct reassembly *entry, struct packet *packet,
                            uint64_t *counters)
 {
+    counters[names_of[r->kind].invalid]++;
     if (entry)
-        packet_free(freelist, remove_entry(r, entry));
-    return drop(freelist, packet, &counters[names_of[r->kind].invalid]);
+        packet_free(freelist, give_up(r, entry, counters));
+    return drop(freelist, packet, &counters[names_of[r->kind].unreassembled]);
 }
 
 /* The first to come of its datagram. */
@@ -407,14 +421,14 @@ static struct packet *begin(struct reassembler *r, struct freelist *freelist,
     uint8_t *payload = packet->data + header;
     memmove(payload + fragment->start, payload, n);
     if (r->table.n == r->table.capacity)
-        drop(freelist, remove_entry(r, datagram_victim(&r->table)),
+        drop(freelist, give_up(r, datagram_victim(&r->table), counters),
              &counters[names_of[r->kind].evicted]);
     struct reassembly *entry =
         datagram_insert(&r->table, fragment->key, fragment->subscriber, now);
     entry->packet = packet;
     entry->header = (uint16_t)header;
     entry->received = entry->highest = entry->length = entry->nranges = 0;
-    note_range(entry, fragment, 0, r->compat);
+    note_range(r, entry, fragment, 0);
     return NULL;
 }
 
@@ -447,7 +461,7 @@ static struct packet *add(struct reassembler *r, struct freelist *freelist,
     if (r->compat && r->kind == REASSEMBLY_IPV6)
         adopt_next_header(entry, packet, fragment);
     memcpy(entry->packet->data + entry->header + fragment->start, payload, n);
-    note_range(entry, fragment, at, r->compat);
+    note_range(r, entry, fragment, at);
     packet_free(freelist, packet);
     if (!is_complete(entry, r->compat))
         return NULL;
@@ -543,7 +557,7 @@ uint32_t reassembler_tick(struct reassembler *reassembler, struct freelist *free
         counters[names->invalid]++;
         counters[names->timeout]++;
         struct packet *first = r->compat ? NULL : restore_first(entry);
-        struct packet *packet = remove_entry(r, entry);
+        struct packet *packet = give_up(r, entry, counters);
         if (first)
             expired[nexpired++] = first;
         else

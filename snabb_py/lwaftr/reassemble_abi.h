@@ -27,7 +27,7 @@ struct reassembly {
     uint16_t received; /* payload bytes */
     uint16_t highest;  /* end of the furthest fragment */
     uint16_t length;   /* of the whole payload; 0: the last fragment has not come */
-    uint16_t nranges;
+    uint16_t nranges; /* fragments that have come, but for duplicates */
     uint16_t reserved[3];
     struct reassembly_range ranges[128]; /* in order, disjoint */
     uint64_t reserved1[5];
@@ -38,8 +38,8 @@ struct reassembler {
     struct datagram_table table; /* of struct reassembly; each holds a packet */
     uint32_t max_fragments;
     uint32_t kind;
-    uint32_t compat; /* as Snabb has it */
-    uint32_t reserved;
+    uint32_t compat;     /* as Snabb has it */
+    uint32_t nfragments; /* of all datagrams in the table */
 };
 
 /* Bytes that a reassembler of so many datagrams needs besides its struct. */
@@ -74,7 +74,7 @@ struct packet *reassemble_ipv6(struct reassembler *reassembler,
 /* The same for a frame of IPv6 in which IPv4 is tunnelled, behind the header or behind
  * destination options (RFC 7597, 8.3): fragments from one source become one IPv6 packet
  * with one datagram.
- * Any other frame comes back uncounted; fragments count with those of IPv4. */
+ * Any other frame comes back uncounted; datagrams count with those of IPv4. */
 struct packet *reassemble_tunnelled(struct reassembler *reassembler,
                                     struct freelist *freelist, struct packet *packet,
                                     uint64_t now, uint64_t *counters);

@@ -1,5 +1,6 @@
 /* The list of configured softwires: appending, our own addresses, ranges. */
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +36,13 @@ struct ipv4_text softwires_show(uint32_t ipv4)
     struct ipv4_text text;
     snprintf(text.s, sizeof(text.s), "%u.%u.%u.%u", ipv4 >> 24, ipv4 >> 16 & 255,
              ipv4 >> 8 & 255, ipv4 & 255);
+    return text;
+}
+
+struct ipv6_text softwires_show_ipv6(const uint8_t *ipv6)
+{
+    struct ipv6_text text;
+    inet_ntop(AF_INET6, ipv6, text.s, sizeof(text.s));
     return text;
 }
 
@@ -92,17 +100,31 @@ int softwires_add_range(struct softwire_list *list, const struct softwire_range 
     return 0;
 }
 
-int64_t softwires_intern_br(struct softwire_list *list, const uint8_t *br, uint64_t at,
-                            struct text_error *error)
+/* The slot that has an address, or the one for it. */
+static uint16_t *find_br(const struct softwire_list *list, const uint8_t *br)
 {
     uint64_t halves[2];
     memcpy(halves, br, sizeof(halves));
     uint64_t slot = binding_hash(halves[0], halves[1]) >> (64 - BR_SLOT_BITS);
     for (uint16_t known; (known = list->br_slots[slot]);) {
         if (memcmp(list->br[known - 1], br, 16) == 0)
-            return known - 1;
+            break;
         slot = (slot + 1) & ((1u << BR_SLOT_BITS) - 1);
     }
+    return &list->br_slots[slot];
+}
+
+bool softwires_has_br(const struct softwire_list *list, const uint8_t *address)
+{
+    return *find_br(list, address) != 0;
+}
+
+int64_t softwires_intern_br(struct softwire_list *list, const uint8_t *br, uint64_t at,
+                            struct text_error *error)
+{
+    uint16_t *slot = find_br(list, br);
+    if (*slot)
+        return *slot - 1;
     if (list->nbr == SOFTWIRES_MAX_BR)
         return text_fail(error, TEXT_WRONG, at, 0, "more than %d different addresses of our own",
                       SOFTWIRES_MAX_BR);
@@ -111,7 +133,7 @@ int64_t softwires_intern_br(struct softwire_list *list, const uint8_t *br, uint6
         return text_no_memory(error);
     list->br = moved;
     memcpy(list->br[list->nbr], br, 16);
-    list->br_slots[slot] = (uint16_t)++list->nbr;
+    *slot = (uint16_t)++list->nbr;
     return (int64_t)list->nbr - 1;
 }
 

@@ -30,6 +30,9 @@ struct softwire_list {
     uint64_t nentries, entries_room;
     uint64_t nranges, ranges_room;
     uint64_t nbr, br_room;
+    uint8_t (*own)[16]; /* addresses of our interfaces, not the list's; NULL: none */
+    uint64_t nown;
+    bool has_psid_map;  /* ranges say how ports are shared; else entries do */
 };
 
 /* An empty list, or NULL: no memory. */
@@ -51,7 +54,9 @@ int softwires_read_properties(struct softwire_list *list, struct text *text);
 /* The table of a list, or NULL with the error set. `compat`: the first softwire of an
  * address decides how its ports are divided, what contradicts it is never found, and
  * reserved ports are those below 2^bits, as in Snabb; else such a list is refused, and
- * reserved are ports whose first bits are all 0 (RFC 7597, 5.1). */
+ * reserved are ports whose first bits are all 0 (RFC 7597, 5.1). So is one with a
+ * softwire that cannot be: its IPv4 address no host has (RFC 1812, 5.3.7), or its B4 is
+ * nobody, a group, or us. */
 struct binding_table *binding_table_build(struct softwire_list *list, bool compat,
                                           uint64_t seed, struct text_error *error);
 void binding_table_free(struct binding_table *table);
@@ -60,3 +65,14 @@ void binding_table_free(struct binding_table *table);
  * room for table->nsoftwires. */
 void binding_table_entries(const struct binding_table *table,
                            struct softwire_entry *entries);
+
+/* How many softwires of two tables differ, told apart by address and PSID. */
+struct binding_difference {
+    uint64_t added;   /* in the second table alone */
+    uint64_t removed; /* in the first one alone */
+    uint64_t changed; /* B4, our end, or how ports are shared */
+    bool is_managed;  /* the ranges without softwires are others, too */
+};
+
+struct binding_difference binding_table_compare(const struct binding_table *before,
+                                                const struct binding_table *after);

@@ -148,6 +148,7 @@ static int read_psid_map(struct reader *r)
     uint64_t begin = text_offset(t);
     if (read_heading(t, "psid_map"))
         return -EINVAL;
+    r->list->has_psid_map = true;
     for (;;) {
         int error = read_more(t, begin, &is_open);
         if (error || !is_open)

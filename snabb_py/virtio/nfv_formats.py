@@ -161,10 +161,20 @@ class _Json:
 
 _HEADER = re.compile(r"\s*\[\[\s*[\"']?port[\"']?\s*\]\]")
 _FIELD = re.compile(r"\s*(?:\[\s*port\s*\.\s*)?[\"']?([\w-]+)[\"']?\s*[=.\]]", re.ASCII)
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+#: A key of more parts than a value may have depth; tomllib takes a time for it that
+#: grows with their square: 3 s for 8000.
+_LONG_KEY = re.compile(
+    rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{lua_table.MAX_DEPTH}}}"
+)
 
 
 def _parse_toml(text: str, file: str) -> Node:
     """Return TOML with lines, which tomllib does not tell: they are looked up."""
+    if found := _LONG_KEY.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        most = lua_table.MAX_DEPTH
+        raise ConfigError(f"{file}:{line}: a key of more than {most} parts")
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

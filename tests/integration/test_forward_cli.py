@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from snabb_py.engine import control, shm
-from snabb_py.engine.counters_reader import CountersReader
+from snabb_py.engine.shm_reader import CountersReader
 from tests.hosts import run
 
 SNABB = [sys.executable, "-m", "snabb_py"]

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from snabb_py.lwaftr.conf import read
 from snabb_py.lwaftr.made_up import MadeUpTable
@@ -118,6 +122,8 @@ def test_check_as_snabb(tmp_path: Path) -> None:
     [
         ("[]", "expected an object"),
         ("{", "no JSON"),
+        ("[" * 200_000, "no JSON: too many values in each other"),
+        (" " * (1 << 20) + "{}", "is longer than 1 MiB"),
         ('{"in-ipv5-packets": 1}', '"in-ipv5-packets" is no counter'),
         ('{"in-ipv4-packets": true}', "expected a whole number"),
     ],
@@ -187,6 +193,31 @@ def test_bench_says_what_is_dropped(made_up: list[Path]) -> None:
     assert result.returncode == 0, result.stderr
     assert "encapsulation: 0.000 Mpps" in result.stdout
     assert "drop-misplaced-not-ipv4-packets" in result.stdout
+
+
+@pytest.mark.parametrize("what", ["unknown", "too big"])
+def test_bench_counts_no_icmp_errors(
+    what: str, made_up: list[Path], tmp_path: Path
+) -> None:
+    """Of captures in which all is refused nothing has been forwarded."""
+    conf = tmp_path / "lw.conf"
+    text, limit = made_up[0].read_text(), "error-rate-limiting { packets 4294967295; }"
+    assert text.count("mtu 15") == 2
+    conf.write_text(text.replace("mtu 15", f"{limit} mtu 15"))
+    softwires = read(conf).binding_table.sample(64)
+    unbound = [softwire._replace(ipv4=softwire.ipv4 + 1000) for softwire in softwires]
+    v4, v6 = (tmp_path / f"{side}.pcap" for side in ("v4", "v6"))
+    v4.write_bytes(classic(from_internet(unbound, ENDS, (64,))))
+    if what == "unknown":  # an ICMPv6 error
+        v6.write_bytes(classic(from_b4s(unbound, ENDS, (64,))))
+    else:  # for the internet, and not to be cut up: an ICMPv4 error in the tunnel
+        v6.write_bytes(classic(from_b4s(softwires, ENDS, (1600,))))
+    result = call("bench", "--duration", 0.3, "--json", conf, v4, v6)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["drops"]["drop-no-dest-softwire-ipv4-packets"] > 0
+    assert len([name for name in found["drops"] if "icmp" not in name]) == 2
+    assert (found["decap_mpps"], found["encap_mpps"]) == (0, 0)
 
 
 def test_bench_of_nothing(made_up: list[Path], tmp_path: Path) -> None:
@@ -269,6 +300,14 @@ def test_run_on_several_workers(
     assert len(summary["workers"]) == 3
 
 
+def test_run_on_more_workers_than_cpus() -> None:
+    n = len(os.sched_getaffinity(0)) + 1
+    ends = ["--v4", "null", "--v6", "sim,count=10"]
+    result = call("run", "--conf", CONF, *ends, "--workers", n, "--duration", 0.1)
+    assert result.returncode == 0, result.stderr
+    assert f"{n} workers on {n - 1} CPUs take turns: fewer are faster" in result.stderr
+
+
 def test_run_software_cards_on_several_workers() -> None:
     summary = carry("--bt", TABLE, "--workers", 2, "--duration", 0.5)
     for direction in summary["directions"]:
@@ -300,6 +339,41 @@ def test_run_names_what_it_drops(made_up: list[Path], tmp_path: Path) -> None:
     assert encap["drops"].keys().isdisjoint(decap["drops"])
     # Errors that may not be sent have not come.
     assert encap["lost"] == encap["offered"] == 640 < sum(encap["drops"].values())
+
+
+def lost_fragments() -> tuple[list[bytes], list[bytes]]:
+    """Return frames from the internet and from B4s of which nothing comes whole.
+
+    Of both sides' datagrams, and of those in a tunnel: one that overlaps, one that
+    never ends, twice the same. And pings of nobody.
+    """
+    to_b4 = IP(src="203.0.113.1", dst="198.51.100.1", proto=17)
+    tunnel = IPv6(src="2001:db8:1::1", dst="2001:db8::1")
+    inner = IP(src="198.51.100.1", dst="203.0.113.1", proto=17)
+    ping = IP(src="203.0.113.1", dst="198.51.100.8") / ICMP(id=1)
+    v4, v6 = [Ether() / ping], []
+    for ident, offsets in ((1, (0, 3, 4)), (2, (0, 5, 9, 20)), (3, (8, 8))):
+        for i in offsets:
+            field = {"id": ident, "flags": "MF", "frag": i}
+            header = IPv6ExtHdrFragment(nh=4, id=ident, m=1, offset=i)
+            payload = Raw(bytes(16))
+            v4.append(Ether() / to_b4.copy() / payload)
+            v6.append(Ether() / tunnel / inner.copy() / payload)
+            for frame in (v4[-1], v6[-1]):
+                for name, value in field.items():
+                    setattr(frame[IP], name, value)
+            v6.append(Ether() / tunnel / header / payload)
+    return [bytes(frame) for frame in v4], [bytes(frame) for frame in v6]
+
+
+def test_each_fragment_that_is_lost_is_counted(tmp_path: Path) -> None:
+    for side, frames in zip(("v4", "v6"), lost_fragments(), strict=True):
+        (tmp_path / side).write_bytes(classic(frames))
+    words = [f"pcap:{tmp_path}/{side}" for side in ("v4", "v6")]
+    summary = carry("--conf", CONF, "--v4", words[0], "--v6", words[1])
+    for direction, n in zip(summary["directions"], (10, 18), strict=True):
+        assert direction["lost"] == direction["offered"] == n, direction["drops"]
+    assert summary["counters"]["drop-ipv4-frag-invalid-reassembly"] == 2
 
 
 @pytest.mark.parametrize("option", ["--conf", "--bt"])
@@ -372,6 +446,20 @@ def test_run_of_one_side_only(made_up: list[Path]) -> None:
         (["--bt", TABLE, "--v4-mac", "2:3"], '"2:3" is no MAC address'),
         (["--bt", TABLE, "--v4", "sim,flows=3", "--v6", "sim"], "the binding table's"),
         (["--bt", "nowhere"], "nowhere"),
+        (["--bt", TABLE, "--v4", "lo", "--v6", "sim"], 'did you mean "raw:lo"?'),
+        (["--bt", TABLE, "--v4", "lp", "--v6", "sim"], '"lp": expected raw:IFNAME'),
+        (["--conf", CONF, "--v4", "raw:lo", "--v6", "raw:lo"], "--on-a-stick raw:lo"),
+        (["--conf", CONF, "--on-a-stick", "raw:lo,ring=100"], "100 is no power of two"),
+        (
+            ["--conf", CONF, "--on-a-stick", "raw:lo,ring=x"],
+            '"x" is not a whole number',
+        ),
+        (
+            ["--conf", CONF, "--on-a-stick", "raw:lo", "--ring-size", 8192],
+            "8192 is no power of two from 64 to 4096",
+        ),
+        (["--conf", TABLE], "a binding table, not a config"),
+        (["--bt", CONF], "a config, not a binding table"),
         (["--bt", TABLE, "--workers", 3, "--cpu", "0,1"], "each worker has one"),
         (
             ["--bt", TABLE, "--on-a-stick", "sim,inline", "--workers", 2],
@@ -403,7 +491,8 @@ def test_run_asks_the_kernel() -> None:
         counters = json.loads(summary.splitlines()[-1])["counters"]
         assert counters["out-arp-request-packets"] == 1
         host("ip", "route", "del", "default")
-        with pytest.raises(AssertionError, match="--v4-next-hop is missing"):
+        said = "--v4-next-hop is missing: .* no default route of IPv4 goes out there"
+        with pytest.raises(AssertionError, match=said):
             host(*command, *options)
 
 
@@ -547,11 +636,21 @@ def test_query(workers: str) -> None:
         assert found["counters"].keys() == {"out-ipv4-packets", "out-ipv6-packets"}
         assert all(n > 0 for n in found["counters"].values())
         text = call("query", "--pid", pid).stdout
-        assert text.startswith(f"process {pid}\n")
+        first = text.partition("\n")[0]
+        assert first == f"process {pid}  v4 sim, v6 sim  {TABLE}"
+        about = {"v4": "sim", "v6": "sim"}, str(TABLE), None, 4, int(workers)
+        keys = ("interfaces", "bt", "conf", "softwires", "workers")
+        assert tuple(found[key] for key in keys) == about
         assert "in-ipv4-packets" in text
         held = call("query", "--pid", pid, "--json", "fragments-held").stdout
         assert json.loads(held)["counters"] == {"fragments-held": 0}
         assert "drop-no-dest-softwire" not in text
+        # A whole name is that alone.
+        only = call("query", "--pid", pid, "--json", "in-ipv4-packets").stdout
+        assert json.loads(only)["counters"].keys() == {"in-ipv4-packets"}
+        lost = call("query", "--pid", pid, "--json", "txdrop", "v4 drop").stdout
+        names = json.loads(lost)["counters"].keys()
+        assert {name.endswith("txdrop") for name in names} == {True, False}
     finally:
         process.terminate()
         process.communicate(timeout=20)

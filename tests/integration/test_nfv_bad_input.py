@@ -160,6 +160,17 @@ def test_sockets_that_cannot_be(tmp_path: Path, sock: str, message: str) -> None
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("character", ["\n", "\x1b", "\u2028"])
+def test_a_path_that_would_break_a_line(tmp_path: Path, character: str) -> None:
+    conf = tmp_path / "c.toml"
+    conf.write_text('[[port]]\nport_id = "A"\n')
+    sock = f"{tmp_path}/a{character}b-%s.sock"
+    done = call("traffic", "null", conf, sock, "--duration", "0.1")
+    assert done.returncode == 2
+    assert "has control characters" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_path_of_any_bytes(tmp_path: Path) -> None:
     conf = tmp_path / "c.toml"
     conf.write_text('[[port]]\nport_id = "A"\n')

@@ -14,6 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from snabb_py.cli.nfv_report import NfvReporter
+from snabb_py.cli.run import some
 from snabb_py.errors import ConfigError
 from snabb_py.virtio.frontend import Frontend, Guest
 from snabb_py.virtio.nfv_keys import KEYS
@@ -131,6 +133,45 @@ def test_addresses_are_a_guests_own(tmp_path: Path, trunk: str) -> None:
     assert counts(summary, "C", "to") == (0, {})
     reason = "Trunk-card drop-tx-spoofed" if "sim" in trunk else "Switch drop-source"
     assert summary["drops"][reason] == 1
+
+
+def test_lines_have_what_was_lost_since_the_last(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """JSON has all of it each time, as the summary."""
+    reporters = [NfvReporter("t", as_json=as_json) for as_json in (False, True)]
+
+    def look(lost: int, other: int) -> dict[str, Any]:
+        way = {"packets": 9, "mpps": 0.0, "gbps": 0.0}
+        drops = [{"a drop-x": lost} if lost else {}, {"b txdrop": 7}]
+        ways = {
+            w: {**way, "drops": d} for w, d in zip(("to", "from"), drops, strict=True)
+        }
+        port = {"port": "A", "removed": False, "ready": True, "connected": True}
+        return {"seconds": 1.0, "ports": [port | ways], "drops": {"c drop-y": other}}
+
+    for lost, other in ((0, 3), (5, 3), (5, 3), (1005, 4)):
+        for reporter in reporters:
+            reporter.show(look(lost, other))
+    said = [line for line in capsys.readouterr().out.splitlines() if line[0] != "{"]
+    assert [line.partition("(ready)")[2].partition("(")[2] for line in said] == [
+        "b txdrop: 7)", "", "a drop-x: 5)", "", "a drop-x: 1,000)", ""
+    ]  # fmt: skip
+    assert [line[-14:] for line in said if "lost" in line] == [
+        "lost: c drop-y: 3"[-14:],
+        "lost: c drop-y: 1"[-14:],
+    ]
+
+
+def test_workers_are_named_by_what_they_run(tmp_path: Path) -> None:
+    mirrored = toml(port("A", A, mirror=str(tmp_path / "A.pcap")), port("B", B))
+    with traffic(tmp_path, "sim,wire=null", mirrored) as program:
+        summary = program.end()
+    apps = [set(worker["apps"]) for worker in summary["workers"]]
+    assert "A_NIC" in apps[0]
+    assert any("Trunk-card" in names for names in apps)
+    assert any(name.endswith("-file") for name in apps[-1])
+    assert some(sorted(apps[0])).endswith(", ...")
 
 
 def test_what_leaves_has_the_tag(tmp_path: Path) -> None:

@@ -66,9 +66,10 @@ class Core:
         self.send4, self.send6 = out4, out6
         self.compat = compat
         self.now = 0.0
+        self.own6 = {self.internal.ip, *(s.br for s in settings.softwires)}
         self.table = Table(settings.softwires, compat=compat)
         limit = self.internal.max_fragments
-        self.inner = Reassembler(counters, 4, limit, compat=False)
+        self.inner = Reassembler(counters, 4, limit, compat=False, inner=True)
         self.limiter4 = Limiter(self.external.rate)
         self.limiter6 = Limiter(self.internal.rate)
 
@@ -181,6 +182,8 @@ class Core:
             return
         if not self.compat and not deserves_icmpv6(about):
             return
+        if not self.compat and source not in self.own6:
+            source = self.internal.ip
         error = icmpv6_error(source, about, kind, code)
         if self.limiter6.allows(self.now):
             self.count("out-icmpv6-error", ETHERNET + len(error))

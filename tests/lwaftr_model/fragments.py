@@ -104,20 +104,32 @@ class Reassembler:
         version: 4, or 6.
         limit: fragments of a datagram.
         compat: as Snabb has it.
+        inner: they come in tunnels.
     """
 
     def __init__(
-        self, counters: Counter[str], version: int, limit: int, *, compat: bool
+        self,
+        counters: Counter[str],
+        version: int,
+        limit: int,
+        *,
+        compat: bool,
+        inner: bool = False,
     ) -> None:
+        self.is_inner = inner
         self.counters = counters
         self.version = version
         self.limit = limit
         self.compat = compat
         self.datagrams: dict[object, Datagram] = {}
 
-    def count(self, name: str) -> None:
+    def count(self, name: str, n: int = 1) -> None:
         verb, rest = name.split("-", 1)
-        self.counters[f"{verb}-ipv{self.version}-frag-{rest}"] += 1
+        self.counters[f"{verb}-ipv{self.version}-frag-{rest}"] += n
+
+    def count_lost(self, n: int) -> None:
+        inner = "inner-" if self.is_inner else ""
+        self.counters[f"drop-{inner}ipv{self.version}-frag-unreassembled"] += n
 
     def forget(self, now: float) -> list[bytes]:
         """Forget datagrams whose time is over; Snabb keeps IPv4's.
@@ -129,8 +141,8 @@ class Reassembler:
             return []
         late = [key for key, d in self.datagrams.items() if d.expires <= now]
         pieces = [p for key in late for p in self.datagrams.pop(key).pieces]
-        for _ in late:
-            self.count("drop-invalid-reassembly")
+        self.count("drop-invalid-reassembly", len(late))
+        self.count_lost(len(pieces))
         return [p.frame for p in pieces if p.start == 0 and not self.compat]
 
     def add(self, key: object, piece: Piece, now: float) -> Datagram | None:
@@ -141,6 +153,7 @@ class Reassembler:
             return None
         if self.is_wrong(datagram, piece):
             self.count("drop-invalid-reassembly")
+            self.count_lost(len(datagram.pieces) + 1)
             del self.datagrams[key]
             return None
         datagram.pieces.append(piece)

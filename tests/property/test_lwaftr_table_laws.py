@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from snabb_py._native import ffi, lib
 from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.lwaftr import conf
-from snabb_py.lwaftr.binding_table import BindingTable, Softwire
+from snabb_py.lwaftr.binding_table import BindingTable, Difference, Softwire
 from snabb_py.lwaftr.conf_types import (
     ErrorRateLimiting,
     ExternalInterface,
@@ -31,6 +31,14 @@ IPV4 = st.one_of(
     st.integers(0, 40).map(IPv4Address),  # many of the same /16, and 0.0.0.0
     st.integers(0, 2**32 - 1).map(IPv4Address),
 )
+#: What a softwire may have: an address of a host (many of the same /16), and a B4.
+MARTIANS = (0, 127, *range(224, 256))
+HOSTS = st.one_of(
+    st.integers(0, 40).map(lambda n: IPv4Address(10 << 24 | n)),
+    st.integers(1 << 24, (127 << 24) - 1).map(IPv4Address),
+    st.integers(128 << 24, (224 << 24) - 1).map(IPv4Address),
+)
+B4S = st.integers(0, 2**96 - 1).map(lambda n: IPv6Address(0x20010DB9 << 96 | n))
 IPV6 = st.integers(0, 2**128 - 1).map(IPv6Address)
 BRS = st.sampled_from([IPv6Address("2001:db8::aaaa"), IPv6Address("2001:db8::bbbb")])
 PORTS = st.integers(0, 65535)
@@ -40,12 +48,12 @@ PORTS = st.integers(0, 65535)
 def softwires(draw: st.DrawFn, *, reserved: bool = True) -> list[Softwire]:
     """Draw softwires that do not contradict each other, in any order."""
     result = []
-    for ipv4 in draw(st.lists(IPV4, max_size=8, unique=True)):
+    for ipv4 in draw(st.lists(HOSTS, max_size=8, unique=True)):
         k = draw(st.sampled_from([0, 1, 2, 4, 6, 10, 16]))
         a = draw(st.integers(0, 16 - k)) if reserved else 0
         psids = st.integers(0, 2**k - 1)
         result += [
-            Softwire(ipv4, psid, draw(IPV6), draw(BRS), k, a)
+            Softwire(ipv4, psid, draw(B4S), draw(BRS), k, a)
             for psid in draw(st.sets(psids, min_size=1, max_size=12))
         ]
     return draw(st.permutations(result))
@@ -119,9 +127,40 @@ def test_compat_takes_whatever_is_no_double(
 
 
 @settings(deadline=None)
+@given(softwires(), softwires(), st.data())
+def test_the_difference_of_two_tables(
+    table: list[Softwire], more: list[Softwire], data: st.DataObject
+) -> None:
+    """As that of two dicts: what stays, changes, comes and goes."""
+    known = {s.ipv4 for s in table}
+    changed = [s for s in table if data.draw(st.booleans())]
+    gone = [s for s in table if s not in changed and data.draw(st.booleans())]
+    new = [s for s in more if s.ipv4 not in known]
+    other = IPv6Address("2001:db8::cccc")
+    after = [s._replace(br=other) if s in changed else s for s in table]
+    after = [s for s in after if s not in gone] + new
+    found = BindingTable(table).difference(BindingTable(after))
+    assert found == Difference(len(new), len(gone), len(changed))
+    assert (BindingTable(table) == BindingTable(after)) == (found == Difference())
+
+
+def test_a_table_has_no_martians() -> None:
+    """No host has such an address (RFC 1812, 5.3.7)."""
+    b4, br = IPv6Address("2001:db8::1"), IPv6Address("2001:db8::aaaa")
+    for net in range(256):
+        table = [Softwire(IPv4Address(net << 24 | 1), 0, b4, br)]
+        if net not in MARTIANS:
+            assert len(BindingTable(table)) == 1
+            continue
+        assert len(BindingTable(table, compat=True)) == 1
+        with pytest.raises(ConfigError, match="is the address of no host"):
+            BindingTable(table)
+
+
+@settings(deadline=None)
 @given(softwires().filter(bool), st.data())
 def test_a_double_is_refused(table: list[Softwire], data: st.DataObject) -> None:
-    double = data.draw(st.sampled_from(table))._replace(b4=IPv6Address(1))
+    double = data.draw(st.sampled_from(table))._replace(b4=IPv6Address(2))
     table.insert(data.draw(st.integers(0, len(table))), double)
     for compat in (False, True):
         with pytest.raises(ConfigError, match="has a softwire already"):
@@ -149,9 +188,9 @@ def test_ranges_are_managed(
 
 def test_a_row_with_holes_and_a_hash_are_the_same() -> None:
     """Addresses from nearly empty to full: laid out in both ways, found in one."""
-    addresses = [IPv4Address(i << 24) for i in range(9)]
+    addresses = [IPv4Address(i << 24) for i in range(1, 10)]
     table = [
-        Softwire(ipv4, psid, IPv6Address(psid), IPv6Address(7), 8)
+        Softwire(ipv4, psid, IPv6Address(psid + 2), IPv6Address(2**127), 8)
         for n, ipv4 in enumerate(addresses)
         for psid in range(0, 256, 1 << n if n < 8 else 255)
     ]
@@ -164,7 +203,8 @@ def test_a_row_with_holes_and_a_hash_are_the_same() -> None:
 
 def test_addresses_that_fall_together_are_spread_by_another_hash() -> None:
     golden = BindingTable().table.multiplier
-    addresses = [i for i in range(2**20) if i * golden % 2**64 >> 52 == 0]
+    hosts = range(2**24, 2**24 + 2**20)
+    addresses = [i for i in hosts if i * golden % 2**32 >> 20 == 0]
     br = IPv6Address(7)
     table = [Softwire(IPv4Address(i), 0, IPv6Address(i), br) for i in addresses]
     built = BindingTable(table)

@@ -24,7 +24,7 @@ from snabb_py.apps.traffic import Checker, Generator, Template
 from snabb_py.cli.forward import is_done
 from snabb_py.cli.interfaces import Interface
 from snabb_py.cli.lwaftr_ends import on_one_queue
-from snabb_py.cli.lwaftr_network import add_lwaftrs, build, join
+from snabb_py.cli.lwaftr_network import add_lwaftrs, build, give_config, join
 from snabb_py.cli.lwaftr_options import app_drops
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
@@ -147,11 +147,10 @@ def test_flows_are_in_order_and_whole(
     for port, frames in captures.items():
         (tmp_path / port).write_bytes(classic(frames))
         words[port] = f"pcap:{tmp_path / port},{tmp_path / port}-out"
-    network, directions = build(
-        lwaftr, words, ring_size=1024, compat=False, nworkers=WORKERS
-    )
+    network = build(lwaftr, words, ring_size=1024, compat=False, nworkers=WORKERS)
+    directions = network.directions
     with Engine(workers=WORKERS, packets=32768, huge=False) as engine:
-        engine.commit(network)
+        engine.commit(network.config)
         engine.main(duration=60, done=lambda: is_done(engine, list(directions)))
         assert engine.drain()
         with engine.paused():
@@ -235,9 +234,8 @@ ANSWERS = {
 
 def network_of(lwaftr: LwaftrConfig, nflows: int) -> Config:
     network = Config()
-    apps = add_lwaftrs(
-        network, lwaftr, on_a_stick=False, compat=False, nworkers=WORKERS
-    )
+    apps = add_lwaftrs(network, on_a_stick=False, compat=False, nworkers=WORKERS)
+    give_config(network, lwaftr, apps)
     peers = [f"203.0.113.{flow}" for flow in range(1, nflows + 1)]
     v4 = [
         ethernet(ipv4(stamped(i), src=peer, dst=ADDRESS))

@@ -1,5 +1,6 @@
 """Configs of the lwAFTR: what they mean, and what is said of wrong ones."""
 
+import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -284,12 +285,13 @@ def test_what_is_wrong_in_v3(tmp_path: Path, old: str, new: str, error: str) -> 
         ("= drop", "= reject", '8:26: expected ALLOW or DROP, not "reject"'),
         ("6e5", "many", '7:33: expected a number, 0 or more, not "many"'),
         ("0x10", "0", 'expected a number above 0, not "0"'),
+        ("inet_mac", "#", "the file ends without next_hop_ipv4_addr or inet_mac"),
         ("aftr_mac_b4_side", "#", "12:1: the file ends without aftr_mac_b4_side"),
         ("v6_vlan_tag", "#", "the file ends without v6_vlan_tag"),
         (
             "inet_mac",
             "next_hop_ipv4_addr = 1.1.1.1, inet_mac",
-            "4:31: needs one of next",
+            "4:31: both next_hop_ipv4_addr and inet_mac: one of t",
         ),
         ('\\""', '\\"', "11:22: a string begins here and does not end"),
         ("inet_mac", "} inet_mac", '4:1: expected a key, not "}"'),
@@ -357,6 +359,62 @@ def test_what_is_wrong_in_a_table(
     said = table_error(tmp_path, TABLE.replace(old, new, 1))
     assert said.startswith("x.table:")
     assert error in said
+
+
+#: What cannot be: a softwire's IPv4 address, or its B4.
+IMPOSSIBLE = [
+    ("ipv4", "127.0.0.1", "127.0.0.1 is the address of no host"),
+    ("ipv4", "255.255.255.255", "255.255.255.255 is the address of no host"),
+    ("b4", "ff02::1", "198.51.100.1, psid 0: B4 ff02::1 is a multicast address"),
+    ("b4", "::", "198.51.100.1, psid 0: B4 :: is the unspecified address"),
+    ("b4", "::1", "198.51.100.1, psid 0: B4 ::1 is the loopback address"),
+    ("b4", "2001:db8::bbbb", "B4 2001:db8::bbbb is our own end of a softwire"),
+    ("b4", "2001:db8::6", "B4 2001:db8::6 is our own address"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "error"), IMPOSSIBLE)
+def test_a_softwire_that_cannot_be(
+    tmp_path: Path, key: str, value: str, error: str
+) -> None:
+    good = {"ipv4": "198.51.100.1", "b4": "2001:db8:1::1"}[key]
+    text = V3.replace("ip 2001:db8::aaaa", "ip 2001:db8::6")
+    wrong = re.sub(rf"(ipv4|b4-ipv6) {good};", rf"\1 {value};", text)
+    said = read_error(tmp_path, wrong)
+    assert said.startswith("x.conf:19:5: ")
+    assert error in said
+    assert len(read(tmp_path, wrong, compat=True).binding_table) == 2
+
+    table = TABLE.replace(f"{key}={good}", f"{key}={value}", 1)
+    (tmp_path / "the table").write_text(table)
+    (tmp_path / "filter").touch()
+    old = OLD.replace("aftr_ipv6_ip = 2001:db8::aaaa", "aftr_ipv6_ip = 2001:db8::6")
+    said = read_error(tmp_path, old)
+    assert said.startswith("the table:7:3: ")
+    assert error in said
+
+
+def test_what_psid_map_forgets(tmp_path: Path) -> None:
+    said = table_error(tmp_path, TABLE.replace("198.51.100.8-198.51.100.11,", ""))
+    assert said == (
+        "x.table:8:3: 198.51.100.8: psid 1, but psid_map does not have the address: "
+        "without it is not shared, and psid is 0"
+    )
+
+
+def test_one_for_the_other(tmp_path: Path) -> None:
+    """A table is no config and a config no table; which option takes which is said."""
+    assert read_error(tmp_path, f"# ours\n{TABLE}") == (
+        "x.conf:2:1: a binding table, not a config: `lwaftr run --bt` takes it, or a "
+        "config names it"
+    )
+    for text, where in ((f"/* ours */ {V3}", "1:12"), (f"# ours\n{OLD}", "2:1")):
+        assert table_error(tmp_path, text) == (
+            f"x.table:{where}: a config, not a binding table: --conf takes it"
+        )
+    assert read_error(tmp_path, f"# ours\n{V3}") == (
+        "x.conf:1:1: comments begin with // in this format"
+    )
 
 
 def test_garbage_ends_at_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ fragments in a list, and by what Snabb was seen to do (compat).
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -89,7 +90,10 @@ class Reassembler:
     def counted(self) -> dict[str, int]:
         """Counters without the version they are of."""
         version = VERSION[self.kind] + "-"
-        return {n.replace(version, ""): v for n, v in self.bench.counted.items()}
+        return {
+            n.replace("inner-", "").replace(version, ""): v
+            for n, v in self.bench.counted.items()
+        }
 
     def retire(self) -> int:
         return int(lib.reassembler_retire(self.struct, self.bench.freelist))
@@ -309,6 +313,7 @@ def test_as_the_model_has_it(
             if start == 0 and last:
                 continue
             payload = PAYLOAD[start + other : start + other + size]
+            before = len(model.parts)
             expected = model.give(start, payload, last)
             back = reassembler.give(fragment(kind, start, payload, more=not last))
             if isinstance(expected, bytes):
@@ -320,7 +325,10 @@ def test_as_the_model_has_it(
             assert counted.get("drop-frag-invalid-reassembly", 0) == (
                 expected == "failed"
             )
+            nlost = before + 1 if expected == "failed" else 0
+            assert counted.get("drop-frag-unreassembled", 0) == nlost
             assert reassembler.held == bool(model.parts)
+            assert reassembler.struct.nfragments == len(model.parts)
 
 
 # -- rules of the RFCs -------------------------------------------------------
@@ -343,6 +351,7 @@ def test_overlap_is_counted(any_kind: Reassembler) -> None:
             "in-frag-needs-reassembly": 1,
             "drop-frag-overlap": 1,
             "drop-frag-invalid-reassembly": 1,
+            "drop-frag-unreassembled": 2,
         }
 
 
@@ -577,6 +586,7 @@ def test_timeout_gives_the_first_fragment(any_kind: Reassembler) -> None:
     assert any_kind.counted == {
         "drop-frag-invalid-reassembly": 2,
         "drop-frag-timeout": 2,
+        "drop-frag-unreassembled": 4,
     }
     assert any_kind.give(fragment(kind, 96, PAYLOAD[96:100], more=False)) is None
     assert any_kind.held == 1
@@ -641,6 +651,7 @@ def test_retire() -> None:
 @given(ids=st.lists(st.integers(0, 40), max_size=300), seed=st.integers(0, 99))
 def test_never_more_than_there_is_room_for(ids: list[int], seed: int) -> None:
     pick = random.Random(seed)  # noqa: S311 - repeatable
+    total: Counter[str] = Counter()
     with Reassembler(capacity=9) as reassembler:
         for i in ids:
             reassembler.now += SECOND // 4
@@ -654,8 +665,21 @@ def test_never_more_than_there_is_room_for(ids: list[int], seed: int) -> None:
             assert reassembler.held <= 9
             if i == 40:
                 reassembler.tick(SECOND * 10)
+            total.update(reassembler.counted)
+            assert reassembler.struct.nfragments == unaccounted(total)
         reassembler.tick(30 * SECOND)
-        assert reassembler.held == 0
+        total.update(reassembler.counted)
+        assert reassembler.held == unaccounted(total) == 0
+
+
+def unaccounted(total: Counter[str]) -> int:
+    """Return how many fragments are still waited with; a datagram has three."""
+    return (
+        total["in-frag-needs-reassembly"]
+        - 3 * total["in-frag-reassembled"]
+        - total["drop-frag-duplicate"]
+        - total["drop-frag-unreassembled"]
+    )
 
 
 # -- as Snabb ----------------------------------------------------------------
@@ -702,6 +726,7 @@ def test_compat_fails_as_snabb() -> None:
             assert reassembler.counted == {
                 "in-frag-needs-reassembly": len(frames),
                 "drop-frag-invalid-reassembly": 1,
+                "drop-frag-unreassembled": len(frames),
             }
 
 

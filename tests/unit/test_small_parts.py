@@ -6,22 +6,24 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snabb_py._native import ffi, lib
 from snabb_py.cli.run import rates
-from snabb_py.engine import histogram, huge_pages, memory, shm
+from snabb_py.engine import histogram, huge_pages, memory, shm, shm_reader
 from snabb_py.engine.control import LONGEST_REQUEST
-from snabb_py.engine.counters_reader import CountersReader
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.memory import HUGE_PAGE, Memory, Pool
 from snabb_py.engine.shm import Counters, InstanceDirectory
+from snabb_py.engine.shm_reader import CountersReader, read_about
 from snabb_py.engine.timer import Timers
 from snabb_py.errors import ConfigError, DeviceError
 from tests.harness import no_free_fds
@@ -111,6 +113,108 @@ def test_a_foreign_counters_file_is_refused(tmp_path: Path, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="counters"):
         CountersReader(path)
+
+
+def a_file_of_counters(path: Path) -> bytes:
+    """Return what an instance's file is, up to its last row."""
+    counters = Counters(path, "program")
+    rows = [counters.make(f"apps/{i}", ("one", "two")) for i in range(3)]
+    for row in rows:
+        counters.publish(row)
+    counters.close()
+    data = path.read_bytes()
+    path.unlink()
+    return data[: rows[-1].offset + rows[-1].size]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_a_damaged_counters_file_is_read_or_refused(data: st.DataObject) -> None:
+    """Whatever is in it: an error that names it, at once."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "counters"
+        content = bytearray(a_file_of_counters(path))
+        places = st.integers(0, 2 * 256 + 64) | st.integers(0, len(content) - 1)
+        words = st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 8])
+        for at, word in data.draw(st.lists(st.tuples(places, words), max_size=4)):
+            content[at : at + len(word)] = word
+        path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        with patch.object(shm_reader, "PATIENCE", 0.01):
+            try:
+                reader = CountersReader(path)
+            except ConfigError as error:
+                assert str(path) in str(error)  # noqa: PT017
+                return
+            try:
+                assert len(reader.read()) <= 4096
+            except ConfigError as error:
+                assert str(path) in str(error)  # noqa: PT017
+            finally:
+                reader.close()
+
+
+def test_what_is_no_file_of_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "counters"
+    whole = a_file_of_counters(path)
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="counters: is no regular file"):
+        CountersReader(path)
+    path.unlink()
+    with pytest.raises(ConfigError, match="counters: No such file"):
+        CountersReader(path)
+    (tmp_path / "elsewhere").write_bytes(whole)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="counters: Too many levels of symbolic"):
+        CountersReader(path)
+
+
+@pytest.mark.need("root")
+def test_what_another_user_planted_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "counters"
+    path.write_bytes(a_file_of_counters(path))
+    os.chown(path, 65534, 65534)
+    with pytest.raises(ConfigError, match="counters: belongs to somebody else"):
+        CountersReader(path)
+
+
+def test_what_an_instance_says_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "runtime_directory", lambda: tmp_path / "run")
+    instance = InstanceDirectory()
+    assert read_about(instance.path) == {}
+    instance.tell({"interfaces": {"v4": "raw:a"}})
+    assert read_about(instance.path) == {"interfaces": {"v4": "raw:a"}}
+    for text in (b"[" * 60000, b"{", b"[]", b"\x80"):
+        (instance.path / "about").write_bytes(text)
+        with pytest.raises(ConfigError, match="about: is no JSON object"):
+            read_about(instance.path)
+    instance.close()
+
+
+def test_more_memory_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, not mapped: whoever used it would be killed."""
+    assert memory.available() > 0
+    monkeypatch.setattr(memory, "available", lambda: 5 << 20)
+    Memory(4 << 20, huge=False).close()
+    for huge in (False, True):
+        pages = huge_pages.total()
+        wanted = (huge_pages.free() * HUGE_PAGE if huge else 0) + (7 << 20)
+        with pytest.raises(DeviceError, match="5 MiB are available; fewer workers"):
+            Memory(wanted, huge=huge)
+        assert huge_pages.total() == pages
+
+
+def test_much_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("snabb_py.engine.engine.MUCH_MEMORY", 8 << 20)
+    for packets in (256, 1024):
+        Engine(
+            packets=packets, large_packets=0, workers=2, huge=False, log=said.append
+        ).close()
+    assert said == [
+        "reserving 0.0 GiB for the packets of 2 workers; the kernel clears them first"
+    ]
 
 
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
