@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,19 @@ def lab(directory: Path) -> Iterator[Lab]:
     """Make it; remove it in the end."""
     with ExitStack() as stack:
         yield Lab(directory, stack)
+
+
+def received(counters: Mapping[str, float]) -> dict[str, float]:
+    """Return what an lwAFTR counts of what came, which is not 0.
+
+    What it sends goes on: it asks for its next hops, and in the end nobody waits for
+    them any more.
+    """
+    return {
+        name: n
+        for name, n in counters.items()
+        if n and name.startswith(("in-", "drop-")) and "next-hop" not in name
+    }
 
 
 def snabb(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
