@@ -7,8 +7,8 @@ import secrets
 from typing import Any
 
 from snabb_py._native import ffi, lib
-from snabb_py.apps.bpf import compile_expression
 from snabb_py.engine.app import App, Ports, Resources, check_range
+from snabb_py.engine.bpf import compile_expression
 from snabb_py.engine.memory import new_aligned
 from snabb_py.errors import ConfigError
 

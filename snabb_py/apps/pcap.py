@@ -168,6 +168,11 @@ class PcapReader(FiniteSource):
         )
         self._has_said = False
 
+    @property
+    def outside(self) -> str:
+        """The file that is read."""
+        return f"pcap:{self.path}"
+
     def open(self, resources: Resources) -> None:
         """Open the files and read on to the first packet of each.
 
@@ -331,6 +336,11 @@ class PcapWriter(App):
         self.output: Output | None = None
         self._error = 0
 
+    @property
+    def outside(self) -> str:
+        """The file that is written."""
+        return f"pcap:,{self.path}"
+
     def open(self, resources: Resources) -> None:
         """Open the file, or go on with it as the app did that this one replaces.
 
@@ -421,7 +431,7 @@ def _block(kind: int, body: bytes) -> bytes:
     return struct.pack("=I", kind) + size + body + size
 
 
-def _blocks(name: str, snaplen: int) -> bytes:
+def pcapng_blocks(name: str, snaplen: int) -> bytes:
     """Return what a pcapng file begins with: its section, its one interface."""
     # Byte order, version 1.0, a section of unknown length (4.1).
     section = struct.pack("=IHHq", 0x1A2B3C4D, 1, 0, -1)
@@ -460,7 +470,7 @@ class PcapngWriter(PcapWriter):
         super().__init__(path, snaplen=snaplen)
         check_range("bytes of name", len(name.encode()), 0, 64)
         self.settings = (*self.settings, "pcapng", name)
-        blocks = _blocks(name, snaplen)
+        blocks = pcapng_blocks(name, snaplen)
         self.blocks: Any = ffi.new("uint8_t[]", blocks)
         self.config.blocks = self.blocks
         self.config.blocks_size = len(blocks)

@@ -354,6 +354,11 @@ class RawSocket(App):
         self.macs = tuple(macs)
         self.ring = ring
 
+    @property
+    def outside(self) -> str:
+        """The interface."""
+        return f"raw:{self.ifname}"
+
     def open(self, resources: Resources) -> None:
         """Borrow the interface, and a socket on it."""
         word = f"raw:{self.ifname}"

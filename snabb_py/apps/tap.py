@@ -221,6 +221,11 @@ class Tap(App):
         self.name = name
         self.mtu = mtu
 
+    @property
+    def outside(self) -> str:
+        """The interface."""
+        return f"tap:{self.name}"
+
     def open(self, resources: Resources) -> None:
         """Borrow the tap."""
         self.tap = resources.borrow(f"tap:{self.name}", lambda: TapDevice(self.name))

@@ -30,13 +30,18 @@ if TYPE_CHECKING:
 #: Program -> what `snabb-py --help` says of it. The module has the program's name.
 PROGRAMS = {
     "bench": "Measure the engine itself.",
+    "capture": "Copy what passes a link of an instance to a file.",
     "forward": "Join two interfaces through a chain of forwarders.",
+    "graph": "Show the app network of an instance.",
     "loadtest": "Find out what a device loses under load, and from which rate on.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
+    "metrics": "Export what instances count, for Prometheus.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
     "packetblaster": "Send traffic: made up, from captures, or of softwires.",
     "pci": "Show PCI cards; lend them to user space and give them back.",
+    "ps": "Show the instances that run here.",
     "sim82599": "Serve software Intel 82599 cards to virtual machines.",
+    "top": "Show what instances do, live.",
 }
 
 
@@ -130,6 +135,7 @@ def cli(*, debug: bool) -> None:
       snabb-py packetblaster synth sim --flows 1000
       snabb-py loadtest find-limit raw:eth1 raw:eth2
       snabb-py pci list
+      snabb-py top
       snabb-py bench basic1
     """
     if debug:

@@ -55,15 +55,10 @@ def write_frames(path: Path, frames: Sequence[bytes]) -> None:
 
 
 def app_drops(engine: Engine, apps: Iterable[str]) -> dict[str, int]:
-    """Return the packets that lwAFTRs have dropped, by counter, summed.
-
-    What a counter has in bytes is not shown, nor the sums of all drops of a side: what
-    they are made of is.
-    """
+    """Return the packets that lwAFTRs have dropped, by counter, summed."""
     drops: Counter[str] = Counter()
     for app in apps:
         for name, n in engine.apps[app].counters.items():
-            is_sum = name.endswith("-bytes") or name.startswith("drop-all-")
-            if n and counter.is_drop(name) and not is_sum:
+            if n and counter.is_drop(name):
                 drops[name] += n
     return dict(drops)

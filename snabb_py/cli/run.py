@@ -197,7 +197,8 @@ class Meter:
         ]
 
 
-def _with_unit(value: float, unit: str) -> str:
+def with_unit(value: float, unit: str) -> str:
+    """Return a value with a prefix that suits it."""
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3f} {prefix}{unit}"
@@ -207,7 +208,7 @@ def _with_unit(value: float, unit: str) -> str:
 def rates(counts: Mapping[str, Any]) -> tuple[str, str]:
     """Return `mpps` and `gbps` of a report as text, in units that show them."""
     bps = counts["gbps"] * 1e9
-    return _with_unit(counts["mpps"] * 1e6, "pps"), _with_unit(bps, "bps")
+    return with_unit(counts["mpps"] * 1e6, "pps"), with_unit(bps, "bps")
 
 
 def plain_line(look: dict[str, Any], direction: dict[str, Any]) -> str:

@@ -115,6 +115,11 @@ class App:
         """Packets that the app has taken and cannot deliver; its worker is paused."""
         return 0
 
+    @property
+    def outside(self) -> str:
+        """What the app joins the network to, in the user's words; "": nothing."""
+        return ""
+
     def statistics(self) -> dict[str, int]:
         """Return what a device behind the app has counted by itself; else nothing."""
         return {}

@@ -3,7 +3,9 @@
 A request is one line, `{"verb": "counters"}`, with further members as the verb takes
 them; the answer is one line, `{"ok": true, "result": ...}` or `{"ok": false, "error":
 "..."}`. Only the owner may connect (0600). Runs on a thread of its own; verbs that
-change the network take the engine's lock. Imports errors.
+change the network take the engine's lock. What a capture writes is read through a file
+descriptor that comes with the answer (SCM_RIGHTS), and it lasts as long as its client
+does not shut down. Imports capture, bpf and errors.
 """
 
 import errno
@@ -14,10 +16,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snabb_py.engine.bpf import Program
+from snabb_py.engine.capture import UNLIMITED, Capture
+from snabb_py.engine.config import LinkSpec
 from snabb_py.engine.thread import start_thread
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
@@ -27,12 +32,21 @@ if TYPE_CHECKING:
 #: Seconds that an instance has for its answer.
 PATIENCE = 10.0
 
-LONGEST_REQUEST = 64 * 1024
+LONGEST_REQUEST = 128 * 1024
 MOST_CLIENTS = 32
 #: Seconds until it is looked at again whether there are file descriptors.
 RETRY = 0.1
 
 Verb = Callable[["Engine", dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """An answer with a file descriptor, and what is to be done when its client goes."""
+
+    result: Any
+    fd: int
+    end: Callable[[], None]
 
 
 def _counters(engine: "Engine", _request: dict[str, Any]) -> Any:
@@ -47,6 +61,42 @@ def _packets(engine: "Engine", _request: dict[str, Any]) -> Any:
     return asdict(engine.census())
 
 
+def find_link(engine: "Engine", text: str) -> LinkSpec:
+    """Return the link that a text names: wholly, or in a part that no other has.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    found = [spec for spec in sorted(engine.links) if text in str(spec)]
+    exact = [spec for spec in found if str(spec) == text]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    if not found:
+        raise ConfigError(f'no link has "{text}" in its name; `snabb-py top` shows all')
+    names = ", ".join(f'"{spec}"' for spec in found)
+    raise ConfigError(f'"{text}" may be any of {names}')
+
+
+def _capture(engine: "Engine", request: dict[str, Any]) -> Lasting:
+    link, text = request.get("link"), request.get("filter", "")
+    limits = [request.get(name, UNLIMITED) for name in ("packets", "bytes")]
+    if not isinstance(link, str) or not isinstance(text, str):
+        raise ConfigError("link and filter: expected text")
+    if not all(isinstance(n, int) and 0 < n <= UNLIMITED for n in limits):
+        raise ConfigError("packets and bytes: expected whole numbers above 0")
+    program = Program.unpack(bytes.fromhex(text)) if text else None
+    spec = find_link(engine, link)
+    capture = Capture(program, packets=limits[0], nbytes=limits[1])
+    try:
+        engine.add_capture(spec, capture)
+    except SnabbError:
+        capture.close()
+        raise
+    return Lasting(
+        {"link": str(spec)}, capture.fd, lambda: engine.remove_capture(capture)
+    )
+
+
 def _end(engine: "Engine", _request: dict[str, Any]) -> Any:
     engine.end()
 
@@ -58,14 +108,20 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "graph": ("the network for Graphviz", lambda e, _r: e.config.graphviz()),
     "counters": ("all counters", _counters),
     "drops": ("packets lost by reason", lambda e, _r: e.drops()),
+    "interfaces": ("by app: what it joins the network to", lambda e, _r: e.outsides()),
     "packets": ("where all packets of the pool are; stops workers shortly", _packets),
     "uptime": ("seconds", lambda e, _r: time.monotonic() - e.started_at),
+    "capture": (
+        'copy what passes a "link" to memory; "filter", "packets", "bytes": limits',
+        _capture,
+    ),
     "end": ("end the program as Ctrl-C does", _end),
 }
 
 
-def answer(engine: "Engine", line: bytes) -> bytes:
-    """Return the answer to one request line."""
+def answer(engine: "Engine", line: bytes) -> tuple[bytes, Lasting | None]:
+    """Return the answer to one request line, and what lasts of it."""
+    lasting = None
     try:
         try:
             request = json.loads(line)
@@ -76,10 +132,12 @@ def answer(engine: "Engine", line: bytes) -> bytes:
         if not isinstance(verb, str) or verb not in verbs:
             raise ConfigError('expected {"verb": one of ' + ", ".join(verbs) + "}")
         result = verbs[verb][1](engine, request)
+        if isinstance(result, Lasting):
+            lasting, result = result, result.result
         reply = {"ok": True, "result": result}
     except (SnabbError, ValueError, RecursionError) as error:
         reply = {"ok": False, "error": str(error)}
-    return json.dumps(reply).encode() + b"\n"
+    return json.dumps(reply).encode() + b"\n", lasting
 
 
 class Control:
@@ -106,6 +164,7 @@ class Control:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._clients: dict[socket.socket, bytearray] = {}
+        self._lasting: dict[socket.socket, list[Lasting]] = {}
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._end_fd, selectors.EVENT_READ)
         try:
@@ -157,16 +216,26 @@ class Control:
             data = client.recv(65536)
             buffer += data
             while (end := buffer.find(b"\n")) >= 0:
-                client.sendall(answer(self.engine, bytes(buffer[:end])))
+                self._answer(client, bytes(buffer[:end]))
                 del buffer[: end + 1]
             if not data or len(buffer) > LONGEST_REQUEST:
                 self._drop(client)
         except OSError:
             self._drop(client)
 
+    def _answer(self, client: socket.socket, line: bytes) -> None:
+        data, lasting = answer(self.engine, line)
+        if lasting:
+            self._lasting.setdefault(client, []).append(lasting)
+            sent = socket.send_fds(client, [data], [lasting.fd])
+            data = data[sent:]
+        client.sendall(data)
+
     def _drop(self, client: socket.socket) -> None:
         self._selector.unregister(client)
         del self._clients[client]
+        for lasting in self._lasting.pop(client, []):
+            lasting.end()
         client.close()
 
     def close(self) -> None:
@@ -185,15 +254,21 @@ class Control:
         self.path.unlink(missing_ok=True)
 
 
-def call(path: Path, verb: str, **members: Any) -> Any:
+def call(path: Path, verb: str, *, patience: float = PATIENCE, **members: Any) -> Any:
     """Send one request to an instance and return its result.
+
+    Args:
+        path: of its control socket.
+        verb: what is asked for.
+        patience: seconds for each step of it.
+        members: further ones of the request.
 
     Raises:
         DeviceError: nobody listens at `path`.
         ConfigError: the instance refused.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(PATIENCE)
+        client.settimeout(patience)
         try:
             client.connect(str(path))
             client.sendall(json.dumps({"verb": verb, **members}).encode() + b"\n")
@@ -201,6 +276,8 @@ def call(path: Path, verb: str, **members: Any) -> Any:
                 reply = json.loads(file.readline() or b"{}")
         except OSError as error:
             raise DeviceError(f"ask {path}", error.errno or errno.ETIMEDOUT) from None
+        except ValueError:
+            raise ConfigError(f"{path}: does not answer as an instance does") from None
     if not reply.get("ok"):
         raise ConfigError(reply.get("error", f"{path}: no answer"))
     return reply["result"]

@@ -17,6 +17,7 @@ WORKER = (
     "longest-gap-ns",
     "free-small-packets",
     "free-large-packets",
+    "busy-ns",
 )
 
 #: What every app that is written in Python counts beside its own.
@@ -24,5 +25,9 @@ PYTHON_APP = ("drop-app", "drop-app-failed", "app-failures", "app-restarts")
 
 
 def is_drop(name: str) -> bool:
-    """Return whether a counter counts packets that were lost, for whatever reason."""
-    return name == "txdrop" or name.startswith("drop-")
+    """Return whether a counter counts packets that were lost, for a reason of its own.
+
+    Not so what it has in bytes, nor the sum of all drops of a side.
+    """
+    is_other = name.endswith("-bytes") or name.startswith("drop-all-")
+    return name == "txdrop" or (name.startswith("drop-") and not is_other)

@@ -332,6 +332,7 @@ static void begin_breath(struct worker *worker)
     worker->counters->breaths++;
     if (worker->idle == 0) { /* a sleep by choice is not a gap */
         worker->gaps[histogram_bucket(gap)]++;
+        worker->counters->busy_ns += gap;
         if (unlikely(gap > worker->counters->longest_gap_ns))
             worker->counters->longest_gap_ns = gap;
     }

@@ -25,6 +25,7 @@ from typing import Any, Self, cast
 from snabb_py._native import ffi, lib
 from snabb_py.engine import counter
 from snabb_py.engine.app import App, check_range
+from snabb_py.engine.capture import Capture
 from snabb_py.engine.config import AppSpec, Config, LinkSpec
 from snabb_py.engine.control import VERBS, Control, Verb
 from snabb_py.engine.memory import Pool, new_aligned
@@ -37,6 +38,8 @@ from snabb_py.engine.worker import RunningApp, RunningLink, Worker, check_cpu
 from snabb_py.errors import AppError, ConfigError, SnabbError
 
 SUPERVISE_INTERVAL = 0.1  # seconds
+MOST_CAPTURES = 8
+CAPTURE_TIMEOUT = 5.0  # seconds that a worker has to begin or end one
 MUCH_MEMORY = 1 << 30  #: bytes that take seconds to be had
 STILL_LOOKS = 4  #: of half a millisecond, in which nothing moves: the network is empty
 
@@ -424,10 +427,60 @@ class Engine:
                 self.counters.remove(old.row)
         for spec in actions.unlink:
             self.counters.remove(old_links[spec].row)
+        self._end_captures(change.new_links)
         rows = [a.row for a in change.new_apps] + [k.row for k in change.new_links]
         for row in rows:
             if row and row.entry is None:
                 self.counters.publish(row)
+
+    # -- captures --------------------------------------------------------------
+
+    def add_capture(self, spec: LinkSpec, capture: Capture) -> None:
+        """Copy what passes a link from now on; nothing else changes.
+
+        Raises:
+            ConfigError: there is no such link, or too many captures.
+            AppError: an app did not return in time.
+        """
+        with self._lock:
+            if self._is_closed or spec not in self._links:
+                raise ConfigError(f'there is no link "{spec}"')
+            if sum(len(w.captures) for w in self._workers) >= MOST_CAPTURES:
+                raise ConfigError(
+                    f"there are {MOST_CAPTURES} captures: end one of them"
+                )
+            worker = self._workers[self.network.worker_of(spec.to_app)]
+            worker.captures.append((spec, capture))
+            try:
+                self._hand_over_captures(worker)
+            except AppError:
+                worker.captures.remove((spec, capture))
+                raise
+
+    def remove_capture(self, capture: Capture) -> None:
+        """End a capture, if it has not ended with its link."""
+        with self._lock:
+            for worker in self._workers:
+                if found := [c for c in worker.captures if c[1] is capture]:
+                    worker.captures.remove(found[0])
+                    if not self._is_closed:
+                        with contextlib.suppress(AppError):  # the next plan is without
+                            self._hand_over_captures(worker)
+        capture.close()
+
+    def _hand_over_captures(self, worker: Worker) -> None:
+        plan = worker.assemble(self.network, self._apps, self._links, [], [])
+        worker.publish(plan)
+        worker.wait(CAPTURE_TIMEOUT)
+
+    def _end_captures(self, new_links: list[RunningLink]) -> None:
+        """End those whose link the change that was just made has taken away."""
+        anew = {link.spec for link in new_links}
+        for worker in self._workers:
+            for spec, capture in list(worker.captures):
+                if spec not in self._links or spec in anew:
+                    worker.captures.remove((spec, capture))
+                    capture.lose_link()
 
     # -- running ---------------------------------------------------------------
 
@@ -595,6 +648,11 @@ class Engine:
             if n := worker.row["drop-reconfigure"]:
                 drops[f"worker-{worker.number} drop-reconfigure"] = n
         return drops
+
+    def outsides(self) -> dict[str, str]:
+        """Return what the network is joined to, by app: `raw:eth0`."""
+        outsides = {name: a.instance.outside for name, a in sorted(self._apps.items())}
+        return {name: outside for name, outside in outsides.items() if outside}
 
     def _on_links(self) -> int:
         links = [k.link for k in self._links.values()]

@@ -201,7 +201,8 @@ struct worker_counters { /* names and order in engine/counter.py */
     uint64_t longest_gap_ns;   /* between two breaths with work, since the start */
     uint64_t free_small;       /* in the worker's own freelist, at the last tick */
     uint64_t free_large;
-    uint64_t reserved[6];
+    uint64_t busy_ns; /* in breaths with work, to the begin of the next breath */
+    uint64_t reserved[5];
 };
 
 struct step {

@@ -36,6 +36,7 @@ import json
 import mmap
 import os
 import shutil
+import stat
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ NENTRIES = 4096
 DIRECTORY = 64
 SIZE = 32 << 20  # sparse: only what is used takes memory
 LINE = 64
+LOCK_ATTEMPTS = 100  #: a millisecond apart
 
 
 def runtime_directory() -> Path:
@@ -75,10 +77,21 @@ def make_private(path: Path) -> None:
     """
     try:
         path.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
-        status = path.lstat()
+        check_private(path)
     except OSError as error:
         raise DeviceError(f"make {path}", error.errno or 0) from None
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+
+
+def check_private(path: Path) -> None:
+    """Refuse a directory that somebody else may change.
+
+    Raises:
+        ConfigError: it is such a one, or no directory.
+        OSError: there is none.
+    """
+    status = path.lstat()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not is_ours or status.st_mode & 0o022:
         raise ConfigError(f"{path}: belongs to somebody else or others may write to it")
 
 
@@ -111,13 +124,9 @@ class InstanceDirectory:
         except OSError as error:
             shutil.rmtree(self.path, ignore_errors=True)
             raise DeviceError(f"make {self.path}/lock", error.errno or 0) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(self._lock):
             os.close(self._lock)
-            raise ConfigError(
-                f"{self.path}: another engine of this process uses it"
-            ) from None
+            raise ConfigError(f"{self.path}: another engine of this process uses it")
 
     @property
     def huge_pages(self) -> huge_pages.Note:
@@ -141,6 +150,16 @@ class InstanceDirectory:
         """Remove the directory."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _lock(fd: int) -> bool:
+    """Lock an instance's file; whoever just asks whether it lives has it shortly."""
+    for _ in range(LOCK_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(1e-3)
+    return False
 
 
 def is_alive(directory: Path) -> bool:
@@ -221,13 +240,17 @@ class Counters:
         self._path = path
         if path is None:
             self._map = mmap.mmap(-1, SIZE)
+            self._write_header(program)
         else:
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+            new = path.with_name(f"{path.name}.new")
             try:
-                self._fd = os.open(path, flags, 0o644)
+                self._fd = os.open(new, flags, 0o644)
                 os.ftruncate(self._fd, SIZE)
                 self._map = mmap.mmap(self._fd, SIZE)
                 self._reserve(0, DIRECTORY + NENTRIES * ENTRY.size)
+                self._write_header(program)
+                new.rename(path)  # whoever sees it sees it whole
             except OSError as error:
                 self.close()
                 raise DeviceError(f"make {path}", error.errno or 0) from None
@@ -239,6 +262,8 @@ class Counters:
         self._free_rows: dict[int, list[int]] = {}
         self._free_entries = list(range(NENTRIES - 1, -1, -1))
         self._names: dict[tuple[str, ...], tuple[int, int]] = {}
+
+    def _write_header(self, program: str) -> None:
         HEADER.pack_into(
             self._map, 0, MAGIC, 0, NENTRIES, DIRECTORY, SIZE, program.encode()[:32]
         )

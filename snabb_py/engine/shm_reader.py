@@ -8,9 +8,9 @@ not mapped: who cuts one short while we look at it would kill us. Imports shm.
 import json
 import os
 import stat
-import struct
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,19 @@ class CountersReader:
         if magic != MAGIC:
             raise ConfigError(f"{self.path}: not a counters file of snabb-py")
         self._directory = offset, nentries * ENTRY.size
-        self.program = str(program.rstrip(b"\0").decode(errors="replace"))
+        self.program = _text(program)
+        self._places: list[_Place] = []
+        self._places_of = -1  # generation
+
+    @property
+    def generation(self) -> int:
+        """Changes when rows come or go; odd meanwhile."""
+        return int.from_bytes(self._take(8, 8), "little")
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file has been removed: its instance has ended."""
+        return os.fstat(self._fd).st_nlink == 0
 
     def read(self) -> Rows:
         """Return all rows by name: counters as a dict, histograms as a list.
@@ -122,52 +134,82 @@ class CountersReader:
         """
         deadline = time.monotonic() + PATIENCE
         while True:
-            before = self._generation()
-            rows, damage = self._try_to_read()
-            if before % 2 == 0 and before == self._generation():
+            before = self.generation
+            rows, damage = self._try_to_read(before)
+            if before % 2 == 0 and before == self.generation:
                 if damage:
                     raise damage
                 return rows
             if time.monotonic() > deadline:
                 raise ConfigError(f"{self.path}: is being changed all the time")
 
-    def _try_to_read(self) -> tuple[Rows, ConfigError | None]:
+    def _try_to_read(self, generation: int) -> tuple[Rows, ConfigError | None]:
         """Return the rows, or what is wrong: that may be because they change."""
-        rows: Rows = {}
         try:
-            for entry in ENTRY.iter_unpack(self._take(*self._directory)):
-                if entry[0] != UNUSED:
-                    name = entry[5].rstrip(b"\0").decode(errors="replace")
-                    rows[name] = self._row(entry)
+            if generation != self._places_of:
+                self._places = self._read_directory()
+                self._places_of = generation
+            low = min((place.offset for place in self._places), default=0)
+            high = max((place.end for place in self._places), default=0)
+            # All in one look, and in whole words: no number is torn.
+            data = memoryview(self._take(low, high - low))
         except ConfigError as error:
+            self._places_of = -1
             return {}, error
+        rows: Rows = {}
+        for place in self._places:
+            values = data[place.offset - low : place.end - low].cast("Q").tolist()
+            rows[place.name] = (
+                dict(zip(place.names, values, strict=True)) if place.names else values
+            )
         return rows, None
 
-    def _row(self, entry: tuple[Any, ...]) -> dict[str, int] | list[int]:
-        kind, offset, count, names_at, names_size, _ = entry
-        values = list(struct.unpack(f"<{count}Q", self._take(offset, 8 * count)))
-        if kind == HISTOGRAM:
-            return values
-        try:
-            names = self._take(names_at, names_size).decode().split("\n")
-        except UnicodeDecodeError:
-            raise ConfigError(f"{self.path}: damaged: a name is no text") from None
-        if kind != COUNTERS or len(names) != count:
-            raise ConfigError(f"{self.path}: damaged: counters without names")
-        return dict(zip(names, values, strict=True))
+    def _read_directory(self) -> "list[_Place]":
+        """Return where the rows are."""
+        entries = ENTRY.iter_unpack(self._take(*self._directory))
+        return [self._place(entry) for entry in entries if entry[0] != UNUSED]
 
-    def _generation(self) -> int:
-        return int.from_bytes(self._take(8, 8), "little")
+    def _place(self, entry: tuple[Any, ...]) -> "_Place":
+        kind, offset, count, names_at, names_size, name = entry
+        names: tuple[str, ...] = ()
+        self._check(offset, 8 * count)
+        if kind != HISTOGRAM:
+            try:
+                text = self._take(names_at, names_size).decode()
+            except UnicodeDecodeError:
+                raise ConfigError(f"{self.path}: damaged: a name is no text") from None
+            names = tuple(text.split("\n"))
+            if kind != COUNTERS or len(names) != count:
+                raise ConfigError(f"{self.path}: damaged: counters without names")
+        return _Place(_text(name), names, offset, offset + 8 * count)
+
+    def _check(self, offset: int, size: int) -> None:
+        """Refuse what is not in the file, however long it says that it is."""
+        if offset + size > os.fstat(self._fd).st_size:
+            raise ConfigError(f"{self.path}: damaged: ends before byte {offset + size}")
 
     def _take(self, offset: int, size: int) -> bytes:
         """Return bytes of the file, all that were asked for."""
-        # Whatever the file says of itself: no more memory than it has.
-        is_there = offset + size <= os.fstat(self._fd).st_size
-        data = os.pread(self._fd, size, offset) if is_there else b""
-        if len(data) < size or not is_there:
-            raise ConfigError(f"{self.path}: damaged: ends before byte {offset + size}")
+        self._check(offset, size)  # no more memory than it has
+        data = os.pread(self._fd, size, offset)
+        if len(data) < size:
+            raise ConfigError(f"{self.path}: damaged: is being cut short")
         return data
 
     def close(self) -> None:
         """Close it."""
         os.close(self._fd)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row is; one without names is a histogram."""
+
+    name: str
+    names: tuple[str, ...]
+    offset: int
+    end: int
+
+
+def _text(data: bytes) -> str:
+    return data.rstrip(b"\0").decode(errors="replace")

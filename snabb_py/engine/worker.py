@@ -26,6 +26,8 @@ from snabb_py.errors import AppError, ConfigError, DeviceError
 if TYPE_CHECKING:
     from threading import Thread
 
+    from snabb_py.engine.capture import Capture
+
 
 @dataclass(eq=False)
 class RunningApp:
@@ -141,6 +143,8 @@ class Worker:
         self.worker.burst = burst
         self.worker.busy = busy
         self.worker.breath_ns = breath_ns
+        #: Of what passes links to apps of this worker, beside the network.
+        self.captures: list[tuple[LinkSpec, Capture]] = []
         self._keep: Any = None
         self._published = 0
         self._rc = 0
@@ -211,14 +215,11 @@ class Worker:
             keep.append(value)
             return value
 
-        def steps(names: list[str], operation: str) -> Any:
-            return array(
-                "struct step",
-                [
-                    {"run": getattr(apps[n].ops, operation), "app": apps[n].app}
-                    for n in names
-                ],
-            )
+        def steps(names: list[str], operation: str) -> list[dict[str, Any]]:
+            return [
+                {"run": getattr(apps[n].ops, operation), "app": apps[n].app}
+                for n in names
+            ]
 
         def ports(name: str, side: str) -> tuple[Any, list[str]]:
             order = port_order(network, name, side)
@@ -244,12 +245,31 @@ class Worker:
                     "noutput": len(output_names),
                 }
             )
+        pushes = steps(order.pushes, "push")
+        for spec, capture in self.captures:
+            if spec in links and spec.to_app in order.pushes:
+                # Right in front of whoever takes packets off the link.
+                taker = apps[spec.to_app].app
+                at = [step["app"] for step in pushes].index(taker)
+                pushes.insert(at, {"run": lib.capture_ops.push, "app": capture.app})
+                bindings.append(
+                    {
+                        "app": capture.app,
+                        "ops": ffi.addressof(lib.capture_ops),
+                        "state": capture.state,
+                        # No packet waits for it: it has no inputs, as it were.
+                        "input": array("struct link *", [links[spec].link]),
+                    }
+                )
+                capture.app.worker = self.worker
+                keep.append(capture)
         pullers = [apps[n] for n in order.pulls]
         arming = [apps[n].app for n in mine if apps[n].ops.arm]
         plan = ffi.new("struct plan *")
-        plan.pulls, plan.npulls = steps(order.pulls, "pull"), len(order.pulls)
+        plan.pulls = array("struct step", steps(order.pulls, "pull"))
+        plan.npulls = len(order.pulls)
         plan.ninternal = sum(a.spec.cls.is_internal for a in pullers)
-        plan.pushes, plan.npushes = steps(order.pushes, "push"), len(order.pushes)
+        plan.pushes, plan.npushes = array("struct step", pushes), len(pushes)
         ticks = [apps[n].app for n in order.ticks]
         plan.ticks, plan.nticks = array("struct app *", ticks), len(ticks)
         plan.arms, plan.narms = array("struct app *", arming), len(arming)

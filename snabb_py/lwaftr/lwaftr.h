@@ -3,7 +3,7 @@
 #ifndef SNABB_PY_LWAFTR_LWAFTR_H
 #define SNABB_PY_LWAFTR_LWAFTR_H
 
-#include "snabb_py/apps/bpf.h"
+#include "snabb_py/engine/bpf.h"
 #include "snabb_py/engine/offload.h"
 #include "snabb_py/engine/wire.h"
 #include "snabb_py/lwaftr/binding_table.h"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from snabb_py._native import ffi, lib
-from snabb_py.apps.bpf import Program, compile_expression
 from snabb_py.engine.app import App, Ports, Resources, check_range
+from snabb_py.engine.bpf import Program, compile_expression
 from snabb_py.engine.memory import new_aligned
 from snabb_py.lwaftr.conf_types import (
     ErrorRateLimiting,

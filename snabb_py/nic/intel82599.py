@@ -108,6 +108,13 @@ class Intel82599(App):
         self.nic: Nic | None = None
         self.queue: Queue | None = None
 
+    @property
+    def outside(self) -> str:
+        """The card, and the queue if it is not the only one."""
+        word = self.card if isinstance(self.card, str) else "sim"
+        is_sole = self.card_config.queues == 1 and self.pool is None
+        return word if is_sole else f"{word},queue={self.number}"
+
     def open(self, resources: Resources) -> None:
         """Take the card, if no other app has it yet, and the queue.
 

@@ -126,6 +126,13 @@ class VhostUser(App):
         self.port: Port | None = None
         self._epoll: select.epoll | None = None
 
+    @property
+    def outside(self) -> str:
+        """The socket, and the pair of several."""
+        word = f"vhost:{self.port_config.path}"
+        is_whole = len(self.numbers) == self.port_config.queues
+        return word if is_whole else f"{word},queue={self.numbers[0]}"
+
     def open(self, resources: Resources) -> None:
         """Borrow the port, and the queue pairs that nobody else may have.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from snabb_py.apps.bpf import compile_expression
+from snabb_py.engine.bpf import compile_expression
 from snabb_py.errors import ConfigError
 
 VLAN_MAX: Final = 4094

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snabb_py._native import lib
-from snabb_py.apps.bpf import Program, compile_instructions
+from snabb_py.engine.bpf import Program, compile_instructions
 from snabb_py.errors import ConfigError
 from tests import libpcap
 from tests.captures import frames_in

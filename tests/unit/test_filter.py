@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps.basic import Sink, Source
-from snabb_py.apps.bpf import Program, compile_expression
 from snabb_py.apps.filter import Filter
+from snabb_py.engine.bpf import Program, compile_expression
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError, SnabbError
 from tests.captures import frames_in
@@ -159,7 +159,7 @@ def test_without_libpcap(monkeypatch: pytest.MonkeyPatch) -> None:
             ffi.memmove(error, b"libpcap.so: no such file", 24)
             return -2
 
-    monkeypatch.setattr("snabb_py.apps.bpf.lib", NoLibrary)
+    monkeypatch.setattr("snabb_py.engine.bpf.lib", NoLibrary)
     with pytest.raises(ConfigError, match=r"apt-get install libpcap0\.8.*no such file"):
         compile_expression("ip")
 

@@ -1,8 +1,9 @@
 """Who may import whom: the floors of the house, for Python and for C.
 
 `cli` imports everything below it; `nic`, `virtio` and `lwaftr` import `apps` and
-`engine`, never each other; `engine` imports nothing above it. scapy, pyroute2 and rich
-are imported inside what uses them, so that `snabb-py --help` is quick.
+`engine`, never each other; `engine` imports nothing above it. scapy, pyroute2, rich
+and prometheus_client are imported inside what uses them, so that `snabb-py --help` is
+quick.
 """
 
 import ast
@@ -33,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": APPS | {"__init__", "nic", "virtio", "lwaftr", "cli"},
 }
 C_FLOORS = {"engine", "apps", "nic", "virtio", "lwaftr"}
-SLOW = {"pyroute2", "rich", "scapy"}
+SLOW = {"prometheus_client", "pyroute2", "rich", "scapy"}
 
 INCLUDE = re.compile(r'\s*#\s*include\s*"(.*)"')
 

@@ -1,10 +1,10 @@
-#ifndef SNABB_PY_APPS_BPF_H
-#define SNABB_PY_APPS_BPF_H
+#ifndef SNABB_PY_ENGINE_BPF_H
+#define SNABB_PY_ENGINE_BPF_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "snabb_py/apps/bpf_abi.h"
+#include "snabb_py/engine/bpf_abi.h"
 
 _Static_assert(sizeof(struct bpf_instruction) == 8, "libpcap's layout");
 

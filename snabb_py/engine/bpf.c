@@ -3,7 +3,7 @@
 
 #include "snabb_py/engine/wire.h"
 
-#include "snabb_py/apps/bpf.h"
+#include "snabb_py/engine/bpf.h"
 
 /* ---- verification -------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "snabb_py/apps/bpf.h"
+#include "snabb_py/engine/bpf.h"
 
 enum {
     LINKTYPE_ETHERNET = 1, /* DLT_EN10MB */

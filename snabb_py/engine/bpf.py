@@ -58,6 +58,24 @@ class Program:
             free = functools.partial(_free, size=size[0])
             self.code = ffi.gc(code, free)
 
+    def pack(self) -> bytes:
+        """Return it for `unpack`: libpcap's struct bpf_insn, little-endian."""
+        return bytes(ffi.buffer(self.instructions))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Program":
+        """Return a program that somebody else has packed, verified.
+
+        Raises:
+            ConfigError: it is none, might not end, or reach beyond its frame.
+        """
+        size = ffi.sizeof("struct bpf_instruction")
+        n = len(data) // size
+        if len(data) % size or not 0 < n <= lib.BPF_MAX_INSTRUCTIONS:
+            raise ConfigError(f"filter program: {len(data)} bytes are none")
+        program = ffi.from_buffer("struct bpf_instruction[]", data)
+        return cls([(i.code, i.jt, i.jf, i.k) for i in program[0:n]])
+
     def matches(self, frame: bytes) -> bool:
         """Return whether a frame is one of those that the expression describes."""
         data = ffi.from_buffer(frame)

@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "snabb_py/apps/bpf.h"
+#include "snabb_py/engine/bpf.h"
 
 uint32_t bpf_jit_run(bpf_fn code, const uint8_t *frame, uint32_t length)
 {

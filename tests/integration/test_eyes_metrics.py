@@ -1,0 +1,239 @@
+"""`snabb-py metrics`: scraped over HTTP, and as a file, by Prometheus' own reader."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.eyes_lab import FRAME, Lab, Running, lab, received, snabb
+from tests.hosts import SNABB, until
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+pytestmark = pytest.mark.need("root", "netns")
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path) -> Iterator[Lab]:
+    with lab(tmp_path) as it:
+        yield it
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    """Give the address where metrics are served."""
+    process = subprocess.Popen(
+        [*SNABB, "metrics", "--listen", "127.0.0.1:0", *arguments],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr
+        found = re.search(r"metrics at (http://\S+)", process.stderr.readline())
+        assert found
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Scrape:
+    """What has been exported, read as Prometheus does."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.families: dict[str, Metric] = {
+            family.name: family for family in text_string_to_metric_families(text)
+        }
+
+    @classmethod
+    def over_http(cls, address: str) -> "Scrape":
+        with urllib.request.urlopen(address, timeout=20) as answer:  # noqa: S310
+            assert answer.status == 200
+            return cls(answer.read().decode())
+
+    def of(self, running: Running, name: str, **labels: str) -> dict[str, float]:
+        """Return the values of a metric of an instance by its last label."""
+        pid = str(running.instance.pid)
+        found = {}
+        for sample in self.families[name].samples:
+            others = dict(sample.labels)
+            assert others.pop("program")
+            if others.pop("pid") == pid and labels.items() <= others.items():
+                rest = [v for k, v in others.items() if k not in labels]
+                found[" ".join(rest)] = sample.value
+        return found
+
+
+def assert_histogram(scrape: Scrape, running: Running) -> None:
+    who = {"pid": str(running.instance.pid), "worker": "0"}
+    family = scrape.families["snabb_worker_breath_gap_seconds"]
+    samples = [s for s in family.samples if who.items() <= s.labels.items()]
+    cumulative = [s.value for s in samples if s.name.endswith("_bucket")]
+    assert cumulative == sorted(cumulative)
+    (count,) = [s.value for s in samples if s.name.endswith("_count")]
+    assert cumulative[-1] == count > 0
+
+
+def test_a_scrape_has_what_the_instances_count(laboratory: Lab) -> None:
+    programs = [laboratory.start(name) for name in ("forward", "nfv", "lwaftr")]
+    forward, nfv, lwaftr = programs
+    laboratory.feed(300, FRAME + bytes(940))
+    with serving() as address:
+
+        def has_come() -> bool:
+            scrape = Scrape.over_http(address)
+            metric = "snabb_interface_receive_packets"
+            return all(sum(scrape.of(p, metric).values()) == 300 for p in programs)
+
+        until(has_come, "300 packets")
+        before = [running.instance.ask("counters") for running in programs]
+        scrape = Scrape.over_http(address)
+        after = [running.instance.ask("counters") for running in programs]
+    for running, low, high in zip(programs, before, after, strict=True):
+        drops = running.instance.ask("drops")
+        exported = scrape.of(running, "snabb_app_dropped_packets")
+        assert {k: n for k, n in exported.items() if n} == drops != {}
+        # One asks for its next hops all the time: what it counts moves on.
+        for link in low["links"]:
+            for metric, key in (
+                ("transmit_packets", "txpackets"),
+                ("transmit_bytes", "txbytes"),
+                ("receive_packets", "rxpackets"),
+                ("dropped_packets", "txdrop"),
+            ):
+                n = scrape.of(running, f"snabb_link_{metric}", link=link)[""]
+                assert low["links"][link][key] <= n <= high["links"][link][key]
+        (least, *_), (most, *_) = low["workers"], high["workers"]
+        breaths = scrape.of(running, "snabb_worker_breaths", worker="0")[""]
+        assert 0 < least["breaths"] <= breaths <= most["breaths"]
+        busy = scrape.of(running, "snabb_worker_busy_seconds", worker="0")[""]
+        assert 0 < least["busy-ns"] <= round(busy * 1e9) <= most["busy-ns"]
+        assert_histogram(scrape, running)
+    (direction,) = forward.end()["directions"]
+    assert scrape.of(
+        forward, "snabb_interface_receive_packets", interface="raw:x1"
+    ) == {"a": direction["offered"]}
+    assert scrape.of(
+        forward, "snabb_interface_transmit_packets", interface="raw:y1"
+    ) == {"b": direction["forwarded"]}
+    counters = lwaftr.end()["counters"]
+    exported = scrape.of(lwaftr, "snabb_app_counter", app="lwaftr")
+    exported |= scrape.of(lwaftr, "snabb_app_dropped_packets", app="lwaftr")
+    assert received(exported) == received(counters) != {}
+    nfv.end()
+
+
+def test_the_conventions_are_kept(laboratory: Lab) -> None:
+    laboratory.start("forward")
+    with serving() as address:
+        scrape = Scrape.over_http(address)
+    for family in scrape.families.values():
+        assert family.documentation.endswith("."), family
+        assert re.fullmatch(r"snabb(_[a-z]+)+", family.name)
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+
+
+def test_instances_come_and_go(laboratory: Lab) -> None:
+    with serving() as address:
+        running = laboratory.start("forward")
+        assert running.instance.pid
+        assert Scrape.over_http(address).of(running, "snabb_instance_info")
+        running.kill()
+        assert not Scrape.over_http(address).of(running, "snabb_instance_info")
+
+
+def test_a_stopped_instance_delays_nobody_for_long(laboratory: Lab) -> None:
+    running = laboratory.start("forward")
+    running.process.send_signal(signal.SIGSTOP)
+    try:
+        with serving() as address:
+            scrape = Scrape.over_http(address)
+            assert scrape.of(running, "snabb_worker_breaths")
+            assert not scrape.of(running, "snabb_interface_receive_packets")
+    finally:
+        running.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1", "expected HOST:PORT"),
+        ("127.0.0.1:99999", "expected HOST:PORT"),
+        (":9105", "expected HOST:PORT"),
+        ("no such host:9105", "--listen"),
+        ("192.0.2.77:0", "listen at 192.0.2.77:0"),
+    ],
+)
+def test_a_wrong_address_is_one_line(address: str, words: str) -> None:
+    status = 1 if "192" in address else 2
+    (line,) = snabb("metrics", "--listen", address, status=status).stderr.splitlines()
+    assert words in line
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        (line,) = snabb("metrics", "--listen", address, status=1).stderr.splitlines()
+    assert line == (
+        f"snabb-py: listen at {address}: Address already in use; "
+        "choose another with --listen"
+    )
+
+
+def test_a_file_is_written_whole(laboratory: Lab, tmp_path: Path) -> None:
+    running = laboratory.start("forward")
+    path = tmp_path / "snabb.prom"
+    path.write_text("old")
+    snabb("metrics", "--file", str(path))
+    assert Scrape(path.read_text()).of(running, "snabb_worker_breaths")
+    assert path.stat().st_mode & 0o777 == 0o644
+    process = subprocess.Popen([*SNABB, "metrics", "--file", path, "--interval", "0.1"])
+    inodes = set()
+
+    def is_new() -> bool:
+        inodes.add(path.stat().st_ino)
+        assert Scrape(path.read_text()).of(running, "snabb_worker_breaths")
+        return len(inodes) > 2
+
+    until(is_new)
+    process.terminate()
+    assert process.wait(20) == 0
+    assert [p.name for p in tmp_path.iterdir() if "prom" in p.name] == ["snabb.prom"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    script = f"""
+        mount -t tmpfs -o size=8k none {tmp_path}
+        echo old > {tmp_path}/x.prom
+        dd if=/dev/zero of={tmp_path}/full bs=4k 2>/dev/null
+        "$@" metrics --file {tmp_path}/x.prom; echo $?
+        cat {tmp_path}/x.prom; ls -A {tmp_path}
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *SNABB],
+        check=True, capture_output=True, text=True, timeout=60,
+        env={**os.environ},
+    )  # fmt: skip
+    assert done.stdout.split() == ["1", "old", "full", "x.prom"]
+    (line,) = [line for line in done.stderr.splitlines() if "/run/" not in line]
+    assert "No space left on device" in line
+
+
+def test_senseless_options_are_refused() -> None:
+    assert "--file" in snabb("metrics", "--interval", "1", status=2).stderr
+    done = snabb("metrics", "--file", "/no/such/dir/x.prom", status=1)
+    assert len(done.stderr.splitlines()) == 1
