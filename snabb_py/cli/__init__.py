@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 #: Program -> what `snabb-py --help` says of it. The module has the program's name.
 PROGRAMS = {
     "bench": "Measure the engine itself.",
+    "doctor": "Say what the machine lacks for moving packets, and mend it.",
     "forward": "Join two interfaces through a chain of forwarders.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
@@ -128,6 +129,7 @@ def cli(*, debug: bool) -> None:
       snabb-py sim82599 nic.sock --wire tap:tap0
       snabb-py packetblaster synth sim --flows 1000
       snabb-py pci list
+      snabb-py doctor
       snabb-py bench basic1
     """
     if debug:

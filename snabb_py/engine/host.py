@@ -21,7 +21,6 @@ CPU = "sys/devices/system/cpu"
 NODE = "sys/devices/system/node"
 #: Bits of the masks in /proc/self/status. Source: include/uapi/linux/capability.h.
 CAPABILITIES = {
-    "CAP_CHOWN": 0,
     "CAP_DAC_OVERRIDE": 1,
     "CAP_NET_ADMIN": 12,
     "CAP_NET_RAW": 13,
