@@ -7,8 +7,9 @@ Options of both: ring=N, mtu=N, mac=MAC (further address; then not promiscuous).
 software card: inline, wire=..., and those of the wire's generator.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -341,3 +342,21 @@ def find_card(parsed: CardWord) -> "Device":
     device = find(parse_address(parsed.name))
     check_id(device.vendor, device.device, address=device.address, kind=device.kind)
     return device
+
+
+def distances(cards: Sequence["Device"], cpus: Sequence[int | None]) -> Iterator[str]:
+    """Yield which cards are on another NUMA node than the CPUs of workers.
+
+    Args:
+        cards: real ones.
+        cpus: of the workers, None: not pinned.
+    """
+    if not cards:
+        return
+    from snabb_py.engine.host import Host, UntoldError, distance
+
+    pinned = [cpu for cpu in cpus if cpu is not None]
+    for card in cards:
+        with contextlib.suppress(UntoldError):
+            if wrong := distance(Host(), card.numa_node, pinned):
+                yield f"{card.address}: {wrong[0]}; for speed: {wrong[1]}"

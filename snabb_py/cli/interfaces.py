@@ -190,7 +190,7 @@ def engine_settings(
     Raises:
         ConfigError: they do not go together.
     """
-    from snabb_py.cli.cards import INLINE_BREATH_NS, SIM_PACKETS, has_room
+    from snabb_py.cli.cards import INLINE_BREATH_NS, SIM_PACKETS, distances, has_room
 
     sims = [i.sim for i in interfaces if i.sim]
     inline = [sim.is_inline for sim in sims]
@@ -204,7 +204,7 @@ def engine_settings(
         if any(inline) and len(cpus) > 1:
             raise ConfigError("sim,inline: its time is that of one worker")
         if log:
-            for line in _distances(interfaces, cpus):
+            for line in distances([i.device for i in interfaces if i.device], cpus):
                 log(line)
         free = bool(sims) and not any(inline) and has_room()
         yield {
@@ -218,22 +218,6 @@ def engine_settings(
     finally:
         for sim in sims:
             sim.card.close()
-
-
-def _distances(
-    interfaces: Sequence[Interface], cpus: Sequence[int | None]
-) -> Iterator[str]:
-    """Yield for which cards the CPUs are on another NUMA node."""
-    cards = [i.device for i in interfaces if i.device]
-    if not cards:
-        return
-    from snabb_py.engine.host import Host, UntoldError, distance
-
-    pinned = [cpu for cpu in cpus if cpu is not None]
-    for card in cards:
-        with contextlib.suppress(UntoldError):
-            if wrong := distance(Host(), card.numa_node, pinned):
-                yield f"{card.address}: {wrong[0]}; for speed: {wrong[1]}"
 
 
 def _attach_null(config: Config, name: str, word: str, rest: str) -> Interface:
