@@ -11,7 +11,7 @@ import os
 import struct
 from pathlib import Path
 
-from snabb_py.cli.doctor_memory import PAGES
+from snabb_py.cli.doctor_memory import PAGES, VFIO_MODULES
 from snabb_py.engine.host import CPU, NODE, Host
 from snabb_py.engine.shm import runtime_directory
 
@@ -88,7 +88,8 @@ class MadeUpHost(Host):
         self.write("etc/sysctl.d/50-pages.conf", f"vm.nr_hugepages = {2 * PAGES}")
         self.write("sys/kernel/iommu_groups/7/type", "DMA")
         (self.root / f"sys/kernel/iommu_groups/7/devices/{CARD}").mkdir(parents=True)
-        (self.root / "sys/bus/pci/drivers/vfio-pci").mkdir(parents=True)
+        for name in VFIO_MODULES.values():
+            (self.root / name).mkdir(parents=True)
         for index in ("modules.dep", "modules.builtin"):
             self.write(f"lib/modules/{RELEASE}/{index}", "kernel/net/x.ko")
 

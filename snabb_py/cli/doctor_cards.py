@@ -3,6 +3,7 @@
 Each check takes a `Case` and a card and returns one `Finding`, or raises `UntoldError`.
 """
 
+import os
 import re
 
 from snabb_py.cli.doctor_finding import Advice, Case, Finding, ok, problem, warning
@@ -62,7 +63,7 @@ def access(case: Case, card: Device) -> Finding:
                     )
                 ),
             )
-        return ok(f"by VFIO, IOMMU group {card.iommu_group}")
+        return _vfio_access(case, card, card.iommu_group)
     if case.host.has(LOCKDOWN) and "[none]" not in case.host.read(LOCKDOWN):
         return problem(
             "locked down: with Secure Boot the kernel gives no card without an IOMMU",
@@ -74,6 +75,21 @@ def access(case: Case, card: Device) -> Finding:
         "by VFIO: it needs an IOMMU, and no root",
         Advice("kernel arguments intel_iommu=on iommu=pt"),
     )
+
+
+def _vfio_access(case: Case, card: Device, group: int) -> Finding:
+    """Whether the card is ours to reach by VFIO, who may not be root."""
+    now = f"by VFIO, IOMMU group {group}"
+    if not case.host.missing(["CAP_DAC_OVERRIDE"]):
+        return ok(now)
+    node = pci.vfio_node(group)
+    if card.driver != pci.VFIO:
+        step = Advice(f"snabb-py pci bind {card.address}, as root")
+        return problem(f"{now}: not vfio-pci has it", "vfio-pci's", step)
+    if not os.access(case.host.root / node.relative_to("/"), os.R_OK | os.W_OK):
+        step = Advice(f"chown {os.geteuid()} {node}, as root")
+        return problem(f"{now}: {node} is not ours to open", "ours", step)
+    return ok(now)
 
 
 def link(case: Case, card: Device) -> Finding:

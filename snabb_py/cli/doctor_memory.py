@@ -21,6 +21,7 @@ from snabb_py.cli.doctor_finding import (
 )
 from snabb_py.engine.host import NODE, Host, UntoldError
 from snabb_py.engine.memory import HUGE_PAGE
+from snabb_py.engine.pci import VFIO
 from snabb_py.engine.vfio import TYPE1_MODULE
 
 #: Of 2 MiB: packets for two software cards, more than for two real ones.
@@ -29,6 +30,11 @@ GIBIBYTE = 1 << 20  #: in KiB
 SYSCTL_FILE = "/etc/sysctl.d/90-snabb-py.conf"
 #: In the order of sysctl.d(5), the weakest first.
 SYSCTL_DIRECTORIES = ("usr/lib/sysctl.d", "run/sysctl.d", "etc/sysctl.d")
+#: Modules, and what is there when they are.
+VFIO_MODULES = {
+    VFIO: f"sys/bus/pci/drivers/{VFIO}",
+    TYPE1_MODULE: f"sys/module/{TYPE1_MODULE}",
+}
 NOIOMMU = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 
 
@@ -157,18 +163,22 @@ def _iommu_words(case: Case) -> str:
 
 def vfio(case: Case) -> Finding:
     """Whether cards can be had by VFIO."""
-    if case.host.has("sys/bus/pci/drivers/vfio-pci"):
-        return ok("loaded")
     if not case.has_iommu:
-        return ok("not loaded; without an IOMMU it is not used")
-    if case.host.lacks_module("vfio-pci"):
+        return ok("without an IOMMU it is not used")
+    lacking = [name for name, place in VFIO_MODULES.items() if not case.host.has(place)]
+    if not lacking:
+        return ok("loaded")
+    if any(map(case.host.lacks_module, lacking)):
         return (problem if case.cards else warning)(
-            "the kernel has no such module",
+            f"the kernel has no {' and '.join(lacking)}",
             "there: cards with an IOMMU are reached by it",
-            Advice("a kernel with CONFIG_VFIO_PCI"),
+            Advice("a kernel with CONFIG_VFIO_PCI and CONFIG_VFIO_IOMMU_TYPE1"),
         )
-    steps = Load("vfio-pci"), Load(TYPE1_MODULE)
-    return warning("not loaded", "loaded: a user may not do that", *steps)
+    return warning(
+        f"not loaded: {', '.join(lacking)}",
+        "loaded: a user may not do that",
+        *map(Load, lacking),
+    )
 
 
 def unsafe_vfio(case: Case) -> Finding:

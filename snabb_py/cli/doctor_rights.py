@@ -20,11 +20,12 @@ from snabb_py.cli.doctor_finding import (
 from snabb_py.engine.shm import runtime_directory
 
 TUN = "dev/net/tun"
+WITHOUT_IOMMU = "a card without an IOMMU"
 #: Interface -> what it takes.
 NEEDS = {
     "raw:": ("CAP_NET_RAW",),
     "tap:": ("CAP_NET_ADMIN",),
-    "a card without an IOMMU": ("CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"),
+    WITHOUT_IOMMU: ("CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"),
 }
 #: The names that the C half tries.
 LIBPCAP = ("libpcap.so.0.8", "libpcap.so.1", "libpcap.so")
@@ -43,7 +44,7 @@ def rights(case: Case) -> Finding:
     }
     if not lacking:
         return ok("for all kinds of interfaces")
-    needs_root = case.cards and not case.has_iommu and len(lacking) > 0
+    needs_root = case.cards and not case.has_iommu and WITHOUT_IOMMU in lacking
     grants = sorted({name for names in lacking.values() for name in names})
     words = ",".join("+" + name.removeprefix("CAP_").lower() for name in grants)
     return (problem if needs_root else warning)(
