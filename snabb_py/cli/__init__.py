@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PROGRAMS = {
     "bench": "Measure the engine itself.",
     "capture": "Copy what passes a link of an instance to a file.",
+    "doctor": "Say what the machine lacks for moving packets, and mend it.",
     "forward": "Join two interfaces through a chain of forwarders.",
     "graph": "Show the app network of an instance.",
     "loadtest": "Find out what a device loses under load, and from which rate on.",
@@ -136,6 +137,7 @@ def cli(*, debug: bool) -> None:
       snabb-py loadtest find-limit raw:eth1 raw:eth2
       snabb-py pci list
       snabb-py top
+      snabb-py doctor
       snabb-py bench basic1
     """
     if debug:

@@ -7,10 +7,11 @@ Options of both: ring=N, mtu=N, mac=MAC (further address; then not promiscuous).
 software card: inline, wire=..., and those of the wire's generator.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snabb_py.apps.basic import Sink
 from snabb_py.apps.traffic import Checker, Generator
@@ -20,6 +21,9 @@ from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599 import Intel82599, LocalIntel82599
 from snabb_py.nic.intel82599_config import LINK_MBPS, CardConfig
 from snabb_py.nic.model82599 import MAC_PREFIX, Card, LocalSoftwareCard
+
+if TYPE_CHECKING:
+    from snabb_py.engine.pci import Device
 
 #: What a breath takes of modelled time, where card and driver share a worker: about 30
 #: of the smallest packets at line rate.
@@ -313,24 +317,22 @@ def _tag(options: dict[str, str], vlan: int | None) -> dict[str, str]:
     return {} if vlan is None or options["vlan"] else {"vlan": str(vlan)}
 
 
-def attach_pci(config: Config, name: str, word: str, *, ring: int) -> bool:
-    """Add the driver of a card to a config.
-
-    Returns:
-        Whether it wants packets whose physical addresses are known: it has no IOMMU.
+def attach_pci(config: Config, name: str, word: str, *, ring: int) -> "Device":
+    """Add the driver of a card to a config; return the card.
 
     Raises:
         ConfigError: an option is wrong, or it is no card that we drive.
         DeviceError: there is no such card.
     """
     parsed = parse(word, CARD_OPTIONS)
-    address, is_physical = find_card(parsed)
-    config.app(name, Intel82599, card=address, **driver_arguments(parsed, ring))
-    return is_physical
+    device = find_card(parsed)
+    arguments = driver_arguments(parsed, ring)
+    config.app(name, Intel82599, card=device.address, **arguments)
+    return device
 
 
-def find_card(parsed: CardWord) -> tuple[str, bool]:
-    """Return a card's full address, and whether it has no IOMMU.
+def find_card(parsed: CardWord) -> "Device":
+    """Return a card.
 
     Raises:
         ConfigError: it is no card that we drive.
@@ -341,4 +343,22 @@ def find_card(parsed: CardWord) -> tuple[str, bool]:
 
     device = find(parse_address(parsed.name))
     check_id(device.vendor, device.device, address=device.address, kind=device.kind)
-    return device.address, device.iommu_group is None
+    return device
+
+
+def distances(cards: Sequence["Device"], cpus: Sequence[int | None]) -> Iterator[str]:
+    """Yield which cards are on another NUMA node than the CPUs of workers.
+
+    Args:
+        cards: real ones.
+        cpus: of the workers, None: not pinned.
+    """
+    if not cards:
+        return
+    from snabb_py.engine.host import Host, UntoldError, distance
+
+    pinned = [cpu for cpu in cpus if cpu is not None]
+    for card in cards:
+        with contextlib.suppress(UntoldError):
+            if wrong := distance(Host(), card.numa_node, pinned):
+                yield f"{card.address}: {wrong[0]}; for speed: {wrong[1]}"

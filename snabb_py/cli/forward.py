@@ -260,7 +260,9 @@ def program(  # noqa: PLR0913 - the options of a program
     try:
         with (
             Ending() as ending,
-            engine_settings(ends, cpus=[cpu], sim_cpu=sim_cpu) as settings,
+            engine_settings(
+                ends, cpus=[cpu], sim_cpu=sim_cpu, log=reporter.log
+            ) as settings,
             Engine(
                 busy=busy, program="forward", log=reporter.log, **settings
             ) as engine,

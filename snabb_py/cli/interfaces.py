@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snabb_py.apps.basic import Sink
 from snabb_py.engine import counter
@@ -22,6 +22,9 @@ from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599_statistics import NAMES as STATISTICS
+
+if TYPE_CHECKING:
+    from snabb_py.engine.pci import Device
 
 #: The reason of packets that a target has taken and could not deliver.
 UNFINISHED = "drop-unfinished"
@@ -50,24 +53,29 @@ class Interface:
         receive: port that its packets come from, "a.tx"; None: none come.
         transmit: port that takes packets for it, "a.rx".
         needs_large: super-frames may come: large packets are wanted.
-        is_physical: it is a device that knows no addresses but physical ones.
         entry, exit: apps where packets come in from outside and leave; those of
             `receive` and `transmit` where nothing is said.
         inside: further apps between these and the ports, the outside first.
         statistics: name of the app that has the counts of a real card's wire.
         sim: the software card that it is.
+        device: the real card that it is.
     """
 
     word: str
     receive: str | None
     transmit: str
     needs_large: bool = False
-    is_physical: bool = False
     entry: str = ""
     exit: str = ""
     inside: tuple[str, ...] = ()
     statistics: str = ""
     sim: Any = field(default=None, compare=False)
+    device: "Device | None" = field(default=None, compare=False)
+
+    @property
+    def is_physical(self) -> bool:
+        """Whether it is a device that knows no addresses but physical ones."""
+        return self.device is not None and self.device.iommu_group is None
 
     @property
     def way_in(self) -> tuple[str, ...]:
@@ -117,13 +125,9 @@ def attach(  # noqa: PLR0913 - what an interface and its place are
     if PCI_ADDRESS.fullmatch(word):
         from snabb_py.cli.cards import attach_pci
 
-        is_physical = attach_pci(config, name, word, ring=ring_size or RING_SIZE)
+        device = attach_pci(config, name, word, ring=ring_size or RING_SIZE)
         return Interface(
-            word,
-            f"{name}.tx",
-            f"{name}.rx",
-            is_physical=is_physical,
-            statistics=name,
+            word, f"{name}.tx", f"{name}.rx", statistics=name, device=device
         )
     check_kind(word)
     kind, _, rest = word.partition(":")
@@ -171,6 +175,7 @@ def engine_settings(
     *,
     cpus: Sequence[int | None] = (None,),
     sim_cpu: int | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Give what an engine must be for these interfaces, as its arguments.
 
@@ -180,11 +185,12 @@ def engine_settings(
         interfaces: attached to the config.
         cpus: of the workers, None: not pinned.
         sim_cpu: of the worker that software cards have, the next one.
+        log: is told which cards are on another NUMA node than the CPUs.
 
     Raises:
         ConfigError: they do not go together.
     """
-    from snabb_py.cli.cards import INLINE_BREATH_NS, SIM_PACKETS, has_room
+    from snabb_py.cli.cards import INLINE_BREATH_NS, SIM_PACKETS, distances, has_room
 
     sims = [i.sim for i in interfaces if i.sim]
     inline = [sim.is_inline for sim in sims]
@@ -197,6 +203,9 @@ def engine_settings(
             )
         if any(inline) and len(cpus) > 1:
             raise ConfigError("sim,inline: its time is that of one worker")
+        if log:
+            for line in distances([i.device for i in interfaces if i.device], cpus):
+                log(line)
         free = bool(sims) and not any(inline) and has_room()
         yield {
             "workers": len(cpus) + free,

@@ -148,7 +148,9 @@ def program(  # noqa: PLR0913 - the options of a program
     try:
         with (
             Ending(hang_up=running.watch.demand) as ending,
-            engine_settings(ends, cpus=cpus, sim_cpu=sim_cpu) as settings,
+            engine_settings(
+                ends, cpus=cpus, sim_cpu=sim_cpu, log=reporter.log
+            ) as settings,
             Engine(
                 busy=busy,
                 program=APP,

@@ -352,7 +352,7 @@ def traffic(  # noqa: PLR0913 - the options of a program
             trunk = Trunk(pci, config.ports, ring_size, nworkers=len(cpus))
             with (
                 engine_settings(
-                    [trunk.interface], cpus=cpus, sim_cpu=sim_cpu
+                    [trunk.interface], cpus=cpus, sim_cpu=sim_cpu, log=reporter.log
                 ) as settings,
                 Engine(
                     busy=busy,

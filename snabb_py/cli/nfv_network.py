@@ -156,10 +156,10 @@ class Trunk:
     def _take_pci(self, ring: int) -> Interface:
         options = tuple(key for key in CARD_OPTIONS if key != "mac")
         parsed = parse(self.word, options)
-        address, is_physical = find_card(parsed)
+        device = find_card(parsed)
         self._driver = Intel82599
-        self._arguments = {"card": address, **driver_arguments(parsed, ring)}
-        return Interface(self.word, None, "", is_physical=is_physical)
+        self._arguments = {"card": device.address, **driver_arguments(parsed, ring)}
+        return Interface(self.word, None, "", device=device)
 
     def mode(self, ports: Sequence[PortConfig]) -> str:
         """Return how these ports are joined to it; see `Network`."""

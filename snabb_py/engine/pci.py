@@ -25,9 +25,10 @@ from snabb_py.engine.pci_bus import (
     is_address,
     obstacles,
     parse_address,
+    vfio_node,
 )
 from snabb_py.engine.pci_function import Function, Lock, SysfsFunction
-from snabb_py.engine.vfio import VfioFunction, check_group
+from snabb_py.engine.vfio import TYPE1_MODULE, VfioFunction, check_group
 from snabb_py.errors import DeviceError
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "obstacles",
     "parse_address",
     "unbind",
+    "vfio_node",
 ]
 
 
@@ -50,6 +52,10 @@ def bind(device: Device, driver: str = VFIO, *, force: bool = False) -> None:
     """Give a device to a driver, as `pci_bus.bind`; nobody must have claimed it."""
     with _locked(device, f"bind {device.address} to {driver}"):
         pci_bus.bind(device, driver, force=force)
+        if driver == VFIO:
+            # For users to whom the group is given: they may not, and vfio-pci does not
+            # always bring it along.
+            pci_bus.load_module(TYPE1_MODULE)
 
 
 def unbind(device: Device) -> None:

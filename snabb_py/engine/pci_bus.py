@@ -333,7 +333,8 @@ def write(path: Path, text: str, *, timeout: float = WRITE_TIMEOUT) -> None:
     if failed:
         number = failed[0].errno or errno.EIO
         is_ours = number in (errno.EACCES, errno.EPERM)
-        raise DeviceError(step, number, "run as root" if is_ours else "")
+        hint = "run as root, or with CAP_DAC_OVERRIDE" if is_ours else ""
+        raise DeviceError(step, number, hint)
 
 
 def wait(condition: Callable[[], bool], timeout: float | None = None) -> bool:

@@ -57,7 +57,7 @@ class Lock:
         except OSError as error:
             number = error.errno or errno.EIO
             hints = {
-                errno.EACCES: "run as root",
+                errno.EACCES: "run as root, or with CAP_DAC_OVERRIDE",
                 errno.EPERM: "run as root",
                 errno.ENOENT: "the device has no memory of registers (BAR 0)",
             }

@@ -64,7 +64,10 @@ def runtime_directory() -> Path:
     if os.geteuid() == 0:
         return Path("/run/snabb-py")
     if base := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(base) / "snabb-py"
+        # That of another user is what sudo, su and setpriv leave in place.
+        with contextlib.suppress(OSError):
+            if Path(base).stat().st_uid == os.geteuid():
+                return Path(base) / "snabb-py"
     return Path(f"/tmp/snabb-py-{os.geteuid()}")  # noqa: S108 - owner checked below
 
 

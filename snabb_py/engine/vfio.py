@@ -284,7 +284,8 @@ class VfioFunction(Function):
             self._group.map(iova, address, size)
         except OSError as error:
             hints = {
-                errno.ENOMEM: "more locked memory than allowed: ulimit -l unlimited",
+                errno.ENOMEM: "more locked memory than allowed: ulimit -l unlimited, "
+                "or with CAP_IPC_LOCK",
                 errno.EEXIST: "some of it is mapped already",
                 errno.EINVAL: "whole pages, at addresses that the IOMMU can translate?",
             }

@@ -82,7 +82,9 @@ def _give(path: Path, group: int) -> None:
     try:
         os.chown(path, -1, group, follow_symlinks=False)
     except OSError as error:
-        hint = "who is not root must be in it" if error.errno == errno.EPERM else ""
+        hint = ""
+        if error.errno == errno.EPERM:
+            hint = "who is not in it must be root, or have the capability CAP_CHOWN"
         step = f"give {path} to group {group}"
         raise DeviceError(step, error.errno or 0, hint) from None
 

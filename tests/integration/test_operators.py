@@ -184,54 +184,6 @@ def test_systemd_finds_no_fault(has_card: bool, tmp_path: Path) -> None:
 # -- rights ------------------------------------------------------------------------
 
 
-def rights() -> dict[str, str]:
-    """Return the guide's rights by interface."""
-    rows = (row for row in manual.rows(GUIDE) if row.heading == "Rights")
-    return {name: row.cells[0] for row in rows for name in row.names}
-
-
-@pytest.mark.need("root", "netns", "tun", "public")
-@pytest.mark.parametrize(
-    ("words", "capability"),
-    [
-        (("sim", "null"), ""),
-        (("pcap:in.pcap", "pcap:,out.pcap"), ""),
-        (("raw:eth1", "null"), "net_raw"),
-        (("tap:new", "null"), "net_admin"),
-        (("tap:own", "null"), ""),
-    ],
-    ids=lambda it: it if isinstance(it, str) else it[0],
-)
-def test_so_much_right_is_enough(
-    words: tuple[str, str], capability: str, place: Path
-) -> None:
-    from snabb_py.cli.lwaftr_options import write_frames
-
-    write_frames(place / "in.pcap", [bytes(60)])
-    kind = words[0].partition(":")[0]
-    said = next(text for name, text in rights().items() if name.rstrip(":") == kind)
-    assert f"CAP_{capability.upper()}" in said if capability else "none" in said
-    with cable() as namespace:
-        namespace.ip(f"tuntap add dev own mode tap user {NOBODY}\nlink set own up\n")
-
-        def forward(*capabilities: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                ["ip", "netns", "exec", namespace.name, *as_nobody(*capabilities),
-                 *SNABB, "forward", *words, "--duration", "0.1"],
-                check=False, capture_output=True, text=True, timeout=60, cwd=place,
-                env={**os.environ, "XDG_RUNTIME_DIR": str(place),
-                     "PYTHONPATH": str(manual.ROOT)},
-            )  # fmt: skip
-
-        done = forward(*filter(None, [capability]))
-        assert done.returncode == 0, done.stderr
-        if capability:
-            refused = forward()
-            assert refused.returncode == 1
-            assert len(refused.stderr.splitlines()) == 1
-            assert f"CAP_{capability.upper()}" in refused.stderr
-
-
 @pytest.mark.need("qemu", "public")
 def test_a_card_is_a_users_who_has_its_group() -> None:
     prepare = [
