@@ -170,8 +170,8 @@ class PcapReader(FiniteSource):
 
     @property
     def outside(self) -> str:
-        """The file that is read."""
-        return f"pcap:{self.path}"
+        """The files that are read."""
+        return f"pcap:{' '.join(self.paths)}"
 
     def open(self, resources: Resources) -> None:
         """Open the files and read on to the first packet of each.

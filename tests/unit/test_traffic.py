@@ -487,7 +487,7 @@ def test_a_rate_is_changed_on_the_way() -> None:
             ({}, 1000 * lib.WORKER_BURST),
             ({"rate_pps": 5e5}, 5_000),
         ]:
-            become(h, Generator(frames, **args))
+            become(h, Generator(frames, **args))  # type: ignore[arg-type]
             more = run(h, 10 * MS, 10 * US)
             assert len(more) == pytest.approx(due, abs=20)
             sent += more
