@@ -1,7 +1,7 @@
 """Claim: an interface of the kernel is one program's of ours, as a card is.
 
-The kernel gives each packet socket a copy of all that comes: two programs on one
-interface would both answer. Imports errors.
+The kernel gives each packet socket a copy of all that comes: two programs that receive
+and send on one interface would both answer. Imports errors.
 """
 
 import errno

@@ -80,7 +80,7 @@ class PacketSocket(netdev.Followed):
 
     Args:
         ifname: of an interface with Ethernet frames; it need not be up.
-        claim: to the interface; who has it has the socket.
+        claim: to the interface; None: none is made.
         macs: whose frames come, beside those to groups; none: all do.
         ring: frames that the kernel holds for us, at least.
 
@@ -91,7 +91,7 @@ class PacketSocket(netdev.Followed):
     def __init__(
         self,
         ifname: str,
-        claim: Claim,
+        claim: Claim | None = None,
         macs: Sequence[bytes] = (),
         ring: int = lib.RAWSOCKET_RING_SIZE,
     ) -> None:
@@ -164,7 +164,8 @@ class PacketSocket(netdev.Followed):
                 errno.EAFNOSUPPORT,
                 "its frames have no Ethernet header",
             )
-        self._claim.take(index)
+        if self._claim:
+            self._claim.take(index)
         self._socket.bind((self.ifname, ETH_P_ALL))
         # A membership goes with socket or interface; the interface's own promiscuity
         # is not touched. struct packet_mreq.
@@ -305,7 +306,8 @@ class RawSocket(App):
             whoever they are for.
         ring: frames that the kernel holds for us, at least; a power of two.
 
-    One program of ours at a time may have an interface.
+    One program of ours at a time may both receive and send on an interface. Another one
+    may listen, or send what it makes.
 
     Counters: `rx-packets`, `rx-bytes`, `rx-super-frames` (to be cut up),
     `rx-super-frames-cut` (of these: in a tunnel of IP in IP, which no metadata
@@ -367,7 +369,12 @@ class RawSocket(App):
         # Another one where it is to be another one, which may be while the old one is.
         self.socket = resources.borrow(
             f"{word},ring={self.ring}{stations}",
-            lambda: PacketSocket(self.ifname, claim, self.macs, self.ring),
+            lambda: PacketSocket(
+                self.ifname,
+                claim if resources.is_two_way else None,
+                self.macs,
+                self.ring,
+            ),
         )
         self.state = self.socket.state
 

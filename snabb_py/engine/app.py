@@ -60,6 +60,8 @@ class Resources(Protocol):
     pool: Any
     #: The memory that packets lie in, `engine.memory.Memory`: for devices to reach.
     memory: Any
+    #: The app has links at inputs and at outputs.
+    is_two_way: bool
 
     def borrow(self, key: str, make: Callable[[], R], *, shared: bool = False) -> R:
         """Return the resource of this key, made now if nobody has it yet.

@@ -246,7 +246,7 @@ class Engine:
             for name in actions.stop:
                 del change.apps[name]
             for name in (*actions.start, *actions.restart, *actions.reconfigure):
-                running = self._build_app(name, network.apps[name], actions)
+                running = self._build_app(name, network, actions)
                 change.apps[name] = running
                 change.new_apps.append(running)
             for spec in actions.unlink:
@@ -275,12 +275,14 @@ class Engine:
         except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f'app "{name}": {spec.cls.__name__}: {error}') from error
 
-    def _build_app(self, name: str, spec: AppSpec, actions: Actions) -> RunningApp:
+    def _build_app(self, name: str, network: Network, actions: Actions) -> RunningApp:
+        spec = network.apps[name]
         instance = self._make(name, spec)
         if not instance.ops and not isinstance(instance, PythonApp):
             raise ConfigError(f'app "{name}": {spec.cls.__name__} has no operations')
         old = self._apps.get(name)
-        lease = self.registry.lease(name)
+        sides = [network.links_at(name, side) for side in ("inputs", "outputs")]
+        lease = self.registry.lease(name, is_two_way=all(sides))
         try:
             instance.open(lease)
         except BaseException:

@@ -47,9 +47,9 @@ class Registry:
         self.leaving: AbstractSet[str] = frozenset()
         self._entries: dict[str, _Entry] = {}
 
-    def lease(self, owner: str) -> "Lease":
+    def lease(self, owner: str, *, is_two_way: bool = True) -> "Lease":
         """Return what an app of this name may borrow with."""
-        return Lease(self, owner)
+        return Lease(self, owner, is_two_way=is_two_way)
 
     def borrow(
         self, lease: "Lease", key: str, make: Callable[[], R], *, shared: bool
@@ -81,9 +81,10 @@ class Registry:
 class Lease:
     """One app instance's right to borrow; satisfies `app.Resources`."""
 
-    def __init__(self, registry: Registry, owner: str) -> None:
+    def __init__(self, registry: Registry, owner: str, *, is_two_way: bool) -> None:
         self.registry = registry
         self.owner = owner
+        self.is_two_way = is_two_way
         self.pool = registry.pool
         self.memory = registry.memory
 

@@ -580,7 +580,7 @@ def test_errors_have_names(
         ("sim,inline,wire=null", "inline: its time is modelled"),
         ("sim,mac=02:00:00:00:00:01", "mac: addresses are those of the ports"),
         ("sim,wire=nothing", 'wire "nothing"'),
-        ("eth0", 'interface "eth0": expected raw:IFNAME'),
+        ("eth77", 'interface "eth77": expected raw:IFNAME'),
     ],
 )
 def test_a_trunk_that_there_is_not(trunk: str, message: str, tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ def test_a_smaller_ring_when_memory_is_short(
 def test_an_interface_is_one_programs(cable: Cable, tmp_path: Path) -> None:
     """Whoever comes second is told who has it; it is free when that ends."""
     word = f"raw:{cable.a}"
-    forwarding = Forwarding(word, "null")
+    forwarding = Forwarding(word, f"tap:{cable.a}t", "--bidir")
     try:
         pid = forwarding.process.pid
         refusal = rf"{word}: claim the interface: .*busy; in use by process {pid}$"
@@ -343,12 +343,15 @@ def test_an_interface_is_one_programs(cable: Cable, tmp_path: Path) -> None:
         config = tmp_path / "ports.toml"
         config.write_text('[[port]]\nport_id = "A"\n')
         nfv = ["nfv", "traffic", word, str(config), str(tmp_path / "%s.sock")]
-        for command in (["forward", word, "null"], nfv):
+        for command in (["forward", word, f"tap:{cable.a}u", "--bidir"], nfv):
             done = subprocess.run(
                 [*SNABB, *command], check=False, capture_output=True, text=True
             )
             assert done.returncode == 1
             assert re.search(refusal, done.stderr.splitlines()[-1]), done.stderr
+        # To listen is nobody's harm.
+        other = Forwarding(word, "null")
+        assert other.end()["directions"][0]["drops"] == {}
     finally:
         forwarding.process.kill()
         forwarding.process.wait()
