@@ -50,7 +50,7 @@ int fields_find(const uint8_t *frame, uint32_t length, uint32_t kind,
                : -1;
 }
 
-/* Of part of a frame, from an even offset of it on; a field's bytes are not summed. */
+/* Of part of a frame, from an even offset of it on. */
 static uint64_t sum_part(const uint8_t *frame, uint32_t begin, uint32_t size)
 {
     return checksum_add(0, frame + begin, size);
@@ -164,7 +164,7 @@ struct fields_burst {
 
 /* How many steps, `most` at most, only count on. */
 INLINE uint32_t field_run(const struct field_cycle *cycle,
-                                 const struct field_count *count, uint32_t most)
+                          const struct field_count *count, uint32_t most)
 {
     uint64_t to_end = cycle->n - count->index;
     uint64_t run = to_end < count->left ? to_end : count->left;
@@ -173,7 +173,7 @@ INLINE uint32_t field_run(const struct field_cycle *cycle,
 
 /* Go on by so many steps of field_run(). */
 INLINE void field_step(const struct field_cycle *cycle, struct field_count *count,
-                              uint32_t run)
+                       uint32_t run)
 {
     count->index += run;
     count->left -= run;
@@ -191,7 +191,7 @@ INLINE void field_step(const struct field_cycle *cycle, struct field_count *coun
 
 /* The values of a range in n packets, flows that follow each other. */
 INLINE void range_fill(const struct field_range *range, struct field_count *count,
-                              uint64_t *bytes, uint32_t n)
+                       uint64_t *bytes, uint32_t n)
 {
     uint32_t shift = 64 - 8 * range->size;
     for (uint32_t done = 0; done < n;) {
@@ -205,7 +205,7 @@ INLINE void range_fill(const struct field_range *range, struct field_count *coun
 }
 
 INLINE void add_to_sums(uint64_t *restrict sums, const uint64_t *restrict bytes,
-                               uint32_t n)
+                        uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
         sums[i] += checksum_word(bytes[i]);
@@ -213,7 +213,7 @@ INLINE void add_to_sums(uint64_t *restrict sums, const uint64_t *restrict bytes,
 
 /* The next n packets' fields, n <= FIELDS_BURST. */
 INLINE void fields_fill(const struct fields *fields, struct fields_state *state,
-                               struct fields_burst *burst, uint32_t n)
+                        struct fields_burst *burst, uint32_t n)
 {
     for (uint32_t done = 0; done < n;) {
         uint32_t run = field_run(&fields->flows, &state->flow, n - done);
@@ -237,7 +237,7 @@ INLINE void fields_fill(const struct fields *fields, struct fields_state *state,
 
 /* Write a field of each of n frames. A loop for each size: it is known then. */
 INLINE void fields_store(uint8_t *const *frames, uint32_t n,
-                                struct field_place place, const uint64_t *bytes)
+                         struct field_place place, const uint64_t *bytes)
 {
     uint32_t at = place.offset;
     switch (place.size) {
@@ -262,8 +262,8 @@ INLINE void fields_store(uint8_t *const *frames, uint32_t n,
 /* Write the checksum of each of n frames; sums: of the frames, without fields and without
  * it, and of the fields. Zero is the one of two zeros that all but UDP may have. */
 INLINE void fields_store_checksum(uint8_t *const *frames, uint32_t n, uint32_t at,
-                                         const uint64_t *restrict frame_sums,
-                                         const uint64_t *restrict field_sums, bool is_udp)
+                                  const uint64_t *restrict frame_sums,
+                                  const uint64_t *restrict field_sums, bool is_udp)
 {
     uint64_t values[FIELDS_BURST];
     for (uint32_t i = 0; i < n; i++) { /* checksum_fold(), in vectors */
@@ -282,9 +282,9 @@ INLINE void fields_store_checksum(uint8_t *const *frames, uint32_t n, uint32_t a
 
 /* Write the fields of n frames that have them in the same places, from the i-th on. */
 INLINE void fields_write_alike(const struct fields *fields,
-                                      const struct fields_burst *burst,
-                                      const struct fields_frames *all, uint32_t i,
-                                      uint32_t n)
+                               const struct fields_burst *burst,
+                               const struct fields_frames *all, uint32_t i,
+                               uint32_t n)
 {
     const struct field_layout *layout = all->layouts[i];
     for (uint32_t k = 0; k < fields->nranges; k++)

@@ -67,7 +67,9 @@ class FromRing(Direction):
         """See `Direction.read`; offered is what the card has fetched."""
         reading = super().read(engine, is_last=is_last)
         fetched = engine.apps[self.source_app].counters["tx-packets"]
-        return replace(reading, offered=max(fetched, reading.forwarded))
+        # What the card could not receive is nothing that it was to send.
+        drops = {k: n for k, n in reading.drops.items() if " drop-rx-" not in k}
+        return replace(reading, offered=max(fetched, reading.forwarded), drops=drops)
 
     def _offered(self, engine: Engine, drops: dict[str, int]) -> int:
         del engine, drops

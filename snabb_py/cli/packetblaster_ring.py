@@ -26,6 +26,8 @@ from snabb_py.nic.intel82599_replay import (
 
 #: Bytes of a frame on a card of the default MTU.
 LONGEST = 9014
+#: Bytes of all frames: the card must reach them.
+MOST_BYTES = 64 << 20
 #: What a reader counts and yet sends as it is.
 HARMLESS = {"short-capture", "over-snaplen"}
 
@@ -41,8 +43,10 @@ def read_small(files: Sequence[str], addresses: dict[str, Any]) -> list[bytes]:
     frames: list[bytes] = []
     reader = PcapReader(list(files))
     with Solo(reader) as solo:
-        while len(frames) <= MOST_DESCRIPTORS and solo.breathe():
-            frames += solo.received()
+        size = 0
+        while len(frames) <= MOST_DESCRIPTORS and size < MOST_BYTES and solo.breathe():
+            frames += (more := solo.received())
+            size += sum(map(len, more))
         is_whole = reader.is_done and not solo.counters.keys() - HARMLESS
     if not is_whole or not frames or not ring_size(len(frames)):
         return []

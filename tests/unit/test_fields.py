@@ -145,6 +145,27 @@ def test_any_packet_varies(packet: Packet, name: str, tags: int) -> None:
     assert all(rebuilt(f) == f for f in sent if not first_fragment)
 
 
+def test_packets_with_fields_in_different_places_vary_together() -> None:
+    udp = UDP(sport=1, dport=2) / b"abc"
+    ip = IP(src="10.0.0.1", dst="10.0.0.2")
+    packets = [
+        Ether(**MAC) / ip / udp,
+        Ether(**MAC) / Dot1Q(vlan=5) / ip / TCP() / b"abcd",
+        Ether(**MAC) / IP(src="10.0.0.1", dst="10.0.0.2", options=b"\1\1\1\0") / udp,
+        Ether(**MAC) / ip / UDP(chksum=0) / b"x",
+    ]
+    frames = [Template(bytes(p), stamp=False) for p in packets]
+    ranges = ranges_of({"src_ip": "10.1.0.0/26", "dst_port": "1000-1009"})
+    sent = generate(400, frames, ranges=ranges)
+    for i, frame in enumerate(sent):
+        assert len(frame) == len(frames[i % 4].frame)
+        assert i % 4 == 3 or rebuilt(frame) == frame
+    assert {Ether(frame)[UDP].chksum for frame in sent[3::4]} == {0}
+    seen = {(Ether(f)[IP].src, Ether(f)[IP].payload.dport, i % 4)
+            for i, f in enumerate(sent)}  # fmt: skip
+    assert len(seen) == 400
+
+
 def test_a_checksum_that_was_left_out_stays_so() -> None:
     packet = Ether(**MAC) / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(chksum=0) / b"x"
     template = Template(bytes(packet), stamp=False)
