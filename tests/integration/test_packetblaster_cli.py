@@ -277,6 +277,21 @@ def test_what_fits_the_ring_stays_in_it(tmp_path: Path) -> None:
     assert direction["offered"] == direction["forwarded"] == 5000
 
 
+@pytest.mark.parametrize("rate", [[], ["--rate", "max"]])
+def test_frames_of_any_size_go_as_far_as_they_can(
+    tmp_path: Path, rate: list[str]
+) -> None:
+    sizes = (60, 9014, 20_000, 66_000, 70_000, 64)
+    path = tmp_path / "in.pcap"
+    path.write_bytes(classic([FRAMES[0][:14].ljust(size, b"\0") for size in sizes]))
+    (direction,) = blast("replay", str(path), "sim", *rate)["directions"]
+    assert direction["forwarded"] == 3
+    assert direction["drops"] == {
+        "replay0 drop-too-long": 1,
+        "port0 drop-tx-too-long": 2,
+    }
+
+
 def test_a_damaged_capture_is_sent_as_far_as_it_goes(tmp_path: Path) -> None:
     path = tmp_path / "in.pcap"
     for content, wrong in (
