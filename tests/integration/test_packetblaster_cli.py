@@ -343,6 +343,42 @@ def rebuilt_tunnel(frame: bytes) -> bytes:
     return bytes(packet)
 
 
+@needs_cables
+@pytest.mark.parametrize(
+    ("side", "mac", "near", "far"),
+    [
+        ("v4", "02:00:00:00:00:04", "raw:va", "raw:vd"),
+        ("v6", "02:00:00:00:00:06", "raw:vd", "raw:va"),
+    ],
+)
+def test_the_lwaftr_takes_them_and_stamps_survive_its_tunnels(
+    side: str, mac: str, near: str, far: str
+) -> None:
+    with cables("abcd") as it:
+        lwaftr = it.space.start(
+            *(*SNABB, "lwaftr", "run", "--bt", TABLE, "--v4", "raw:vb"),
+            *("--v6", "raw:vc", "--json", "--interval", "0.1"),
+            *("--v4-address", "192.0.2.1", "--v4-mac", "02:00:00:00:00:04"),
+            *("--v4-next-hop", "02:00:00:00:01:04", "--v6-address", "2001:db8::aaaa"),
+            *("--v6-mac", "02:00:00:00:00:06", "--v6-next-hop", "02:00:00:00:01:06"),
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert lwaftr.stdout
+            lwaftr.stdout.readline()  # it runs
+            result = it.blast(
+                *("lwaftr", near, "--bt", TABLE, "--side", side, "--dst-mac", mac),
+                *("--receive", far, "--latency", "--rate", "2kpps", "--count", "1000"),
+            )
+        finally:
+            lwaftr.terminate()
+            lwaftr.communicate(timeout=20)
+    (found,) = result["received"]
+    assert found["packets"] == 1000
+    assert found["lost"] == found["reordered"] == found["duplicated"] == 0
+    assert found["latency_ns"]["p50"] > 0
+
+
 # -- what is refused -------------------------------------------------------------
 
 
