@@ -40,6 +40,7 @@ CATCH_UP_US = 10_000
 GRACE = 0.1
 #: Counters of a Checker that a report has in any case; the others when they count.
 VERDICTS = ("lost", "reordered", "duplicated")
+LARGE_PACKETS = 1024
 SHARES = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
 
 
@@ -331,6 +332,13 @@ class BlastReporter(Reporter):
             self._print(f"  {received_line(found)}")
 
 
+def _with_large(settings: dict[str, Any], blast: Blast) -> dict[str, Any]:
+    """Return an engine's settings with large packets, where sources may have any."""
+    if any(direction.source.needs_large for direction in blast.directions):
+        return settings | {"large_packets": LARGE_PACKETS}
+    return settings
+
+
 def blast_away(  # noqa: PLR0913 - the options of a program
     blast: Blast,
     *,
@@ -356,7 +364,12 @@ def blast_away(  # noqa: PLR0913 - the options of a program
         with (
             Ending() as ending,
             engine_settings(blast.ends, cpus=[cpu], sim_cpu=sim_cpu) as settings,
-            Engine(busy=busy, program=PROGRAM, log=reporter.log, **settings) as engine,
+            Engine(
+                busy=busy,
+                program=PROGRAM,
+                log=reporter.log,
+                **_with_large(settings, blast),
+            ) as engine,
         ):
             ending.of(engine)
             for line in notes:

@@ -81,7 +81,9 @@ def add_source(  # noqa: PLR0913 - what a replay is
     for app in inside:
         config.link(f"{port} -> {app}.rx")
         port = f"{app}.tx"
-    return Interface("replay", port, "", entry=reader, inside=tuple(inside))
+    return Interface(
+        "replay", port, "", needs_large=True, entry=reader, inside=tuple(inside)
+    )
 
 
 @click.command(

@@ -277,6 +277,21 @@ def test_what_fits_the_ring_stays_in_it(tmp_path: Path) -> None:
     assert direction["offered"] == direction["forwarded"] == 5000
 
 
+@pytest.mark.parametrize("rate", [[], ["--rate", "max"]])
+def test_frames_of_any_size_go_as_far_as_they_can(
+    tmp_path: Path, rate: list[str]
+) -> None:
+    sizes = (60, 9014, 20_000, 66_000, 70_000, 64)
+    path = tmp_path / "in.pcap"
+    path.write_bytes(classic([FRAMES[0][:14].ljust(size, b"\0") for size in sizes]))
+    (direction,) = blast("replay", str(path), "sim", *rate)["directions"]
+    assert direction["forwarded"] == 3
+    assert direction["drops"] == {
+        "replay0 drop-too-long": 1,
+        "port0 drop-tx-too-long": 2,
+    }
+
+
 def test_a_damaged_capture_is_sent_as_far_as_it_goes(tmp_path: Path) -> None:
     path = tmp_path / "in.pcap"
     for content, wrong in (
@@ -326,6 +341,42 @@ def rebuilt_tunnel(frame: bytes) -> bytes:
     packet[UDP].chksum = 0
     packet[UDP].raw_packet_cache = None
     return bytes(packet)
+
+
+@needs_cables
+@pytest.mark.parametrize(
+    ("side", "mac", "near", "far"),
+    [
+        ("v4", "02:00:00:00:00:04", "raw:va", "raw:vd"),
+        ("v6", "02:00:00:00:00:06", "raw:vd", "raw:va"),
+    ],
+)
+def test_the_lwaftr_takes_them_and_stamps_survive_its_tunnels(
+    side: str, mac: str, near: str, far: str
+) -> None:
+    with cables("abcd") as it:
+        lwaftr = it.space.start(
+            *(*SNABB, "lwaftr", "run", "--bt", TABLE, "--v4", "raw:vb"),
+            *("--v6", "raw:vc", "--json", "--interval", "0.1"),
+            *("--v4-address", "192.0.2.1", "--v4-mac", "02:00:00:00:00:04"),
+            *("--v4-next-hop", "02:00:00:00:01:04", "--v6-address", "2001:db8::aaaa"),
+            *("--v6-mac", "02:00:00:00:00:06", "--v6-next-hop", "02:00:00:00:01:06"),
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert lwaftr.stdout
+            lwaftr.stdout.readline()  # it runs
+            result = it.blast(
+                *("lwaftr", near, "--bt", TABLE, "--side", side, "--dst-mac", mac),
+                *("--receive", far, "--latency", "--rate", "2kpps", "--count", "1000"),
+            )
+        finally:
+            lwaftr.terminate()
+            lwaftr.communicate(timeout=20)
+    (found,) = result["received"]
+    assert found["packets"] == 1000
+    assert found["lost"] == found["reordered"] == found["duplicated"] == 0
+    assert found["latency_ns"]["p50"] > 0
 
 
 # -- what is refused -------------------------------------------------------------
