@@ -12,6 +12,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -135,6 +136,17 @@ def has_two_cpus() -> bool:
     return len(os.sched_getaffinity(0)) > 1
 
 
+def is_public() -> bool:
+    # Tried, not derived: modes of directories do not tell all.
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    trial = subprocess.run(
+        [*nobody, sys.executable, "-c", "import snabb_py.cli.forward"],
+        check=False,
+        capture_output=True,
+    )
+    return trial.returncode == 0
+
+
 def program(name: str, package: str) -> Requirement:
     """Return the requirement that a program of a Debian package is there."""
     return Requirement(
@@ -159,6 +171,9 @@ REQUIREMENTS = {
         has_nft, "nftables, in the kernel and as a program (package nftables)"
     ),
     "ping": program("ping", "iputils-ping"),
+    "public": Requirement(
+        is_public, "root, and a checkout and a Python that any user may read"
+    ),
     "qemu": Requirement(
         lambda: guest.find() is not None,
         "QEMU and a kernel for guests (run scripts/test-guest)",
@@ -167,6 +182,8 @@ REQUIREMENTS = {
     "seg6": Requirement(
         has_seg6, "segment routing in the kernel (CONFIG_IPV6_SEG6_LWTUNNEL)"
     ),
+    "strace": program("strace", "strace"),
+    "systemd": program("systemd-analyze", "systemd"),
     "tbf": Requirement(has_tbf, "the queueing discipline tbf (module sch_tbf)"),
     "tcpdump": program("tcpdump", "tcpdump"),
     "traceroute": program("traceroute", "traceroute"),

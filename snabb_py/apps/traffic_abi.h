@@ -55,8 +55,10 @@ struct generator_config {
     const struct generator_turn *order; /* sent in this order, round and round */
     const uint8_t *frames; /* each readable up to the next multiple of 64 bytes */
     const double *costs;   /* ns that the rate gives each turn; NULL: as fast as taken */
+    const struct field_layout *const *layouts; /* of each turn; NULL: nothing varies */
     uint32_t norder;       /* 1 at least */
     uint32_t stream;
+    const struct fields *fields; /* NULL: none varies */
     uint64_t count;  /* packets to send of the stream, 0: without end */
     double mean;     /* ns, of the costs in order; 0: as fast as taken */
     double catch_up; /* ns behind its rate that it makes up for at least */
@@ -82,6 +84,8 @@ struct generator_state {
     uint32_t stream; /* that sent, number and begun belong to */
     uint32_t is_started;
     uint32_t is_resting; /* all have been sent */
+    const struct generator_config *config; /* that turn and fields are of */
+    struct fields_state fields;
 };
 
 extern const struct app_ops generator_ops;

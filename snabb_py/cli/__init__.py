@@ -17,12 +17,15 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from snabb_py import __version__
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: Program -> what `snabb-py --help` says of it. The module has the program's name.
 PROGRAMS = {
@@ -31,6 +34,7 @@ PROGRAMS = {
     "loadtest": "Find out what a device loses under load, and from which rate on.",
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
+    "packetblaster": "Send traffic: made up, from captures, or of softwires.",
     "pci": "Show PCI cards; lend them to user space and give them back.",
     "sim82599": "Serve software Intel 82599 cards to virtual machines.",
 }
@@ -66,6 +70,19 @@ class Programs(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(cmd_name)
         return command
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> "list[CompletionItem]":
+        """Return the programs and options that begin so, importing no program."""
+        from click.shell_completion import CompletionItem
+
+        programs = [
+            CompletionItem(name, help=text)
+            for name, text in sorted(self._table.items())
+            if name.startswith(incomplete)
+        ]
+        return programs + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -111,6 +128,7 @@ def cli(*, debug: bool) -> None:
       snabb-py nfv traffic sim examples/nfv.toml vm-%s.sock
       snabb-py sim82599 nic.sock --wire tap:tap0
       snabb-py loadtest find-limit raw:eth1 raw:eth2
+      snabb-py packetblaster synth sim --flows 1000
       snabb-py pci list
       snabb-py bench basic1
     """

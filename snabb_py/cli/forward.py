@@ -13,7 +13,13 @@ from snabb_py.cli.interfaces import (
     attach,
     engine_settings,
 )
-from snabb_py.cli.options import Number, card_options, engine_options, report_options
+from snabb_py.cli.options import (
+    Number,
+    card_options,
+    complete_interface,
+    engine_options,
+    report_options,
+)
 from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
@@ -142,8 +148,8 @@ def is_done(engine: Engine, directions: list[Direction]) -> bool:
 @click.command(
     "forward", epilog="Ctrl-C and SIGTERM end it with the summary and exit status 0."
 )
-@click.argument("a", required=False)
-@click.argument("b", required=False)
+@click.argument("a", required=False, shell_complete=complete_interface)
+@click.argument("b", required=False, shell_complete=complete_interface)
 @click.option(
     "--hops",
     type=click.IntRange(0, MOST_HOPS),

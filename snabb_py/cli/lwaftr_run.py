@@ -1,5 +1,6 @@
 """`snabb-py lwaftr run`: an lwAFTR between two interfaces, or on one."""
 
+import functools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from snabb_py.cli.lwaftr_reload import Running
 from snabb_py.cli.options import (
     F,
     card_options,
+    complete_interface,
     place_workers,
     report_options,
     workers_options,
@@ -33,6 +35,10 @@ from snabb_py.engine.engine import Engine
 #: Packets for each further worker: what its freelist keeps, and what is on its links;
 #: when all are full the pool may run dry, and what comes waits, or is lost there.
 WORKER_PACKETS = 4096
+
+interface_option = functools.partial(
+    click.option, metavar="IF", shell_complete=complete_interface
+)
 
 
 def end_options(command: F) -> F:
@@ -56,9 +62,9 @@ def end_options(command: F) -> F:
 )
 @click.option("--bt", type=PATH, metavar="TABLE", help="Binding table, the old format.")
 @click.option("--conf", type=PATH, metavar="FILE", help="Config, either format.")
-@click.option("--v4", metavar="IF", help="Interface to the internet.")
-@click.option("--v6", metavar="IF", help="Interface to the B4s.")
-@click.option("--on-a-stick", "stick", metavar="IF", help="One interface for both.")
+@interface_option("--v4", help="Interface to the internet.")
+@interface_option("--v6", help="Interface to the B4s.")
+@interface_option("--on-a-stick", "stick", help="One interface for both.")
 @end_options
 @COMPAT
 @card_options
@@ -112,7 +118,9 @@ def program(  # noqa: PLR0913 - the options of a program
     limits of ICMP errors are shared out among them, too: each sends its part.
 
     Drops are shown by the names of counters. Packets, Mpps and Gbps are those that
-    left, ICMP errors and fragments among them.
+    left, ICMP errors and fragments among them. Lost is what came and was dropped, each
+    packet and fragment once; drops have more than that: errors that were not sent, why
+    a reassembly was given up, and that ICMP for nobody gets no answer (RFC 7596, 8.1).
 
     \b
     Examples:

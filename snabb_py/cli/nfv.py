@@ -21,7 +21,14 @@ from snabb_py.cli.nfv_run import (
     Traffic,
     group_number,
 )
-from snabb_py.cli.options import F, Number, card_options, place_workers, workers_options
+from snabb_py.cli.options import (
+    F,
+    Number,
+    card_options,
+    complete_interface,
+    place_workers,
+    workers_options,
+)
 from snabb_py.cli.run import Ending, printable
 from snabb_py.engine.config_file import signature_of
 from snabb_py.engine.engine import Engine
@@ -219,7 +226,7 @@ def report_every(letter: str, name: str, default: float, text: str) -> Callable[
 @program.command(
     "traffic", epilog="Ctrl-C, SIGTERM and SIGHUP end it with the summary."
 )
-@click.argument("pci")
+@click.argument("pci", shell_complete=complete_interface)
 @click.argument("conf", type=PATH)
 @click.argument("sock")
 @report_every("k", "link", 60, "each link's packets and losses")

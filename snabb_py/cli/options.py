@@ -3,13 +3,16 @@
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from snabb_py.cli.interfaces import RING_SIZE
+from snabb_py.engine import pci
 from snabb_py.engine.worker import check_cpu, parse_cpus
 from snabb_py.errors import ConfigError
+from snabb_py.nic.intel82599_ids import is_supported
 
 MOST_WORKERS = 64
 
@@ -28,6 +31,16 @@ class Number(click.FloatRange):
 
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_interface(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the interfaces that there are and whose words begin so."""
+    names = sorted(path.parent.name for path in Path("/sys/class/net").glob("*/mtu"))
+    cards = [d.address for d in pci.devices() if is_supported(d.vendor, d.device)]
+    words = ["null", "sim", *(f"raw:{name}" for name in names), *cards]
+    return [word for word in words if word.startswith(incomplete)]
 
 
 BUSY = click.option(

@@ -39,3 +39,8 @@ def test_the_checks_shown_pass() -> None:
             [sys.executable, "-m", "snabb_py", *command.split()],
             check=True, capture_output=True, cwd=README.parent, timeout=60,
         )  # fmt: skip
+
+
+def test_it_names_every_document() -> None:
+    documents = {path.name for path in (README.parent / "docs").iterdir()}
+    assert set(re.findall(r"`docs/([\w.]+)`", README.read_text())) == documents

@@ -498,12 +498,16 @@ def test_a_rate_is_changed_on_the_way() -> None:
 def test_a_new_stream_counts_from_0_and_fewer_frames_are_no_harm() -> None:
     with Harness(Generator(udp_frames(flows=100)), burst=50) as h:
         run(h, 3 * US, US)
-        become(h, Generator(udp_frames(flows=3), stream=9))
-        assert [stamp_of(f)[1:] for f in run(h, US, US)] == [(9, i) for i in range(50)]
+        frames = udp_frames(flows=3)
+        become(h, Generator(frames, stream=9))
+        sent = run(h, US, US)
+        assert [stamp_of(f)[1:] for f in sent] == [(9, i) for i in range(50)]
+        for i, frame in enumerate(sent):
+            assert frame[:-STAMP] == frames[i % 3].frame[:-STAMP]
 
 
 @pytest.mark.parametrize("rate", [{"rate_pps": 1e6}, {"rate_gbps": 1}])
-def test_a_count_and_a_time_are_those_of_the_stream(rate: dict[str, float]) -> None:
+def test_a_count_and_a_time_are_those_of_the_stream(rate: dict[str, Any]) -> None:
     frames = udp_frames()
     with Harness(Generator(frames, rate_pps=1e5, stream=1)) as h:
         run(h, 5 * MS, 10 * US)
@@ -517,7 +521,7 @@ def test_a_count_and_a_time_are_those_of_the_stream(rate: dict[str, float]) -> N
         due = 1000 * next_one.config.mean
         assert next_one.elapsed_ns == pytest.approx(due, abs=10 * US)
         # Nothing is due while all have been sent: the next one begins without credit.
-        become(h, Generator(frames, stream=3, **rate))  # type: ignore[arg-type]
+        become(h, Generator(frames, stream=3, **rate))
         assert len(run(h, MS, 10 * US)) == pytest.approx(
             MS / next_one.config.mean, 0.03
         )
