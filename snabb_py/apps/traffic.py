@@ -182,8 +182,7 @@ class Generator(FiniteSource):
     Over any time it sends as many packets as the rate has due, to the packet. After a
     pause it makes up for `catch_up_us`, or four bursts of the worker, if that is more;
     what goes beyond is not sent late but counted as missed: what it sent and what it
-    missed are together what it was asked for. Reconfigured it takes its new rate at
-    once, with the credit that it has; with a new stream it begins to count anew.
+    missed are together what it was asked for.
 
     Args:
         frames: sent in this order, round and round; see `udp_frames`, `weighted`.
@@ -198,7 +197,8 @@ class Generator(FiniteSource):
         flows: packets until those begin anew, each frame with each flow; 0: as many as
             the ranges have combinations, of which no two are then the same.
 
-    It may be reconfigured while it runs: numbers go on, and so do frames and flows.
+    It may be reconfigured while it runs: a new rate holds at once, numbers go on, and
+    so do frames and flows; a new stream begins with the first of all.
 
     Counters: `missed-no-room` (nobody takes the packets off the link),
     `missed-no-packet` (the pool is dry), `missed-late` (the worker came too late or

@@ -209,6 +209,9 @@ def program(  # noqa: PLR0913 - the options of a program
     device's failure. Latency, from the sender's worker and back, is that of frames of
     70 bytes or more.
 
+    --capture sends frames of TCP and UDP as they were captured, the same both ways; but
+    the last 16 bytes of their payload, or what there is and more, are the number.
+
     bps are bits on the wire, as those of --police, with preamble, FCS and gap: 24 bytes
     a frame more than its data. With `--unit frame` they count 4, the FCS: 2 Gbps of
     wire are 1.974 Gbps of frames of 1518.

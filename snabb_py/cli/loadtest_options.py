@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from snabb_py.cli import loadtest_network
 from snabb_py.cli.forward import MOST_HOPS
 from snabb_py.cli.interfaces import engine_settings
+from snabb_py.cli.loadtest_capture import read_templates
 from snabb_py.cli.loadtest_network import Network
 from snabb_py.cli.loadtest_traffic import OVERHEADS, Rate, TrafficOptions, parse_rate
 from snabb_py.cli.options import F, Number, card_options, engine_options
@@ -63,6 +65,12 @@ def _traffic_options(command: F) -> F:
             show_default=True,
             help="What bps count: all of the wire, 24 bytes a frame more than its "
             "data; or the frame with its FCS, 4 more, as sizes do.",
+        ),
+        click.option(
+            "--capture",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Send its frames instead, round and round; see below.",
         ),
         click.option("--dst-ip", default="", metavar="IP[-IP]", help="Of the frames."),
         click.option("--src-ip", default="", metavar="IP[-IP]", help="Of the frames."),
@@ -124,6 +132,30 @@ def load_options(command: F) -> F:
     return click.argument("interfaces", nargs=-1, metavar="[TX RX]...")(command)
 
 
+def _frames(*, capture: Path | None, **others: Any) -> TrafficOptions:
+    """Return what the user said of the frames.
+
+    Raises:
+        click.UsageError: a capture and something of frames that are made.
+        SnabbError: the capture cannot be used.
+    """
+    if not capture:
+        return TrafficOptions(**others)
+    made = {"unit": others["unit"]}
+    if TrafficOptions(**others) != TrafficOptions(**made):
+        raise click.UsageError("--capture: its frames are sent; say no others")
+    templates, nothers = read_templates(capture)
+    if nothers:
+        tell(f"{capture}: {nothers} frames left out: not whole TCP or UDP over IP")
+    return TrafficOptions(capture=templates, **made)
+
+
+def tell(line: str) -> None:
+    """Say something besides reports, on stderr."""
+    with contextlib.suppress(OSError):  # nobody listens: no reason to stop
+        print(f"snabb-py: {printable(line)}", file=sys.stderr, flush=True)
+
+
 def build(
     interfaces: Sequence[str],
     *,
@@ -139,7 +171,7 @@ def build(
         click.UsageError: they do not go together.
         ConfigError: one of them is wrong.
     """
-    options = TrafficOptions(**frames)
+    options = _frames(**frames)
     if loadtest_network.is_own(interfaces):
         if options.src_mac or options.dst_mac:
             raise click.UsageError(
@@ -175,15 +207,10 @@ def running(
     busy: bool,
 ) -> Iterator[Engine]:
     """Give an engine that suits a network; signals end it."""
-
-    def log(line: str) -> None:
-        with contextlib.suppress(OSError):  # nobody listens: no reason to stop
-            print(f"snabb-py: {printable(line)}", file=sys.stderr, flush=True)
-
     with (
         Ending() as ending,
         engine_settings(network.interfaces, cpus=[cpu], sim_cpu=sim_cpu) as settings,
-        Engine(busy=busy, program="loadtest", log=log, **settings) as engine,
+        Engine(busy=busy, program="loadtest", log=tell, **settings) as engine,
     ):
         ending.of(engine)
         yield engine

@@ -121,6 +121,8 @@ class TrafficOptions:
 
     Attributes:
         src_mac, dst_mac, src_ip, dst_ip: "": as `STATIONS` and `NETWORKS` have them.
+        capture: frames instead of those that the others describe; the same in all
+            directions.
         unit: what bits a second count, see `OVERHEADS`.
     """
 
@@ -132,6 +134,7 @@ class TrafficOptions:
     dst_mac: str = ""
     src_ip: str = ""
     dst_ip: str = ""
+    capture: Sequence[Template] = ()
     unit: str = "wire"
 
     def make(self, mac: bytes | None = None, *, is_reverse: bool = False) -> Traffic:
@@ -145,6 +148,8 @@ class TrafficOptions:
         Raises:
             ConfigError: an option is wrong.
         """
+        if self.capture:
+            return Traffic(self.capture, self.unit)
         words = {name: getattr(self, name) for name in ("size", "flows", "vlan", "ip")}
         networks = NETWORKS.get(self.ip, ("", ""))
         ends = [

@@ -498,8 +498,12 @@ def test_a_rate_is_changed_on_the_way() -> None:
 def test_a_new_stream_counts_from_0_and_fewer_frames_are_no_harm() -> None:
     with Harness(Generator(udp_frames(flows=100)), burst=50) as h:
         run(h, 3 * US, US)
-        become(h, Generator(udp_frames(flows=3), stream=9))
-        assert [stamp_of(f)[1:] for f in run(h, US, US)] == [(9, i) for i in range(50)]
+        frames = udp_frames(flows=3)
+        become(h, Generator(frames, stream=9))
+        sent = run(h, US, US)
+        assert [stamp_of(f)[1:] for f in sent] == [(9, i) for i in range(50)]
+        for i, frame in enumerate(sent):
+            assert frame[:-STAMP] == frames[i % 3].frame[:-STAMP]
 
 
 @pytest.mark.parametrize("rate", [{"rate_pps": 1e6}, {"rate_gbps": 1}])
