@@ -122,7 +122,8 @@ class Wire:
         )
         again = interval_us > 0
         config = self._config
-        config.app(self._input, PcapReader, path=str(path), loop=again, timing=again)
+        rounds = 0 if again else 1
+        config.app(self._input, PcapReader, path=str(path), rounds=rounds, timing=again)
         link = LinkSpec(self._input, "tx", self.card.name, "rx")
         config.links.add(link)
         self._engine.commit(config)

@@ -124,10 +124,14 @@ struct record {
     const struct pcap_interface *interface;
 };
 
+/* The first end that is none is what the user is told of. */
 static enum found end_with(struct pcap_reader_state *state, uint32_t ending)
 {
-    state->ending = ending;
-    state->ended_at = state->offset + state->begin;
+    if (state->ending <= PCAP_ENDED) {
+        state->ended_at = state->offset + state->begin;
+        state->ended_file = state->file;
+        __atomic_store_n(&state->ending, ending, __ATOMIC_RELEASE);
+    }
     return FOUND_END;
 }
 
@@ -496,6 +500,17 @@ static void rewind_file(struct pcap_reader_state *state)
     state->format = PCAP_UNKNOWN;
 }
 
+static void open_file(struct pcap_reader_state *state, uint32_t file)
+{
+    if (state->fd != state->fds[file]) {
+        state->offset = 0;
+        state->end = 0;
+    }
+    state->file = file;
+    state->fd = state->fds[file];
+    rewind_file(state);
+}
+
 static bool has_ethernet(const struct pcap_reader_state *state)
 {
     for (uint32_t i = 0; i < state->ninterfaces; i++)
@@ -504,11 +519,12 @@ static bool has_ethernet(const struct pcap_reader_state *state)
     return false;
 }
 
-int pcap_reader_start(struct pcap_reader_state *state)
+int pcap_reader_start(struct pcap_reader_state *state, uint32_t file)
 {
     uint64_t counters[PCAP_READER_NCOUNTERS] = {0};
     struct record record;
     enum found found = FOUND_OTHER;
+    open_file(state, file);
     int rc = begin(state);
     if (rc)
         return rc;
@@ -524,7 +540,7 @@ int pcap_reader_start(struct pcap_reader_state *state)
         state->detail = state->interfaces[0].link_type;
         return PCAP_LINK_TYPE;
     }
-    rewind_file(state);
+    open_file(state, file);
     state->ending = PCAP_NOT_ENDED;
     return PCAP_OK;
 }
@@ -561,15 +577,23 @@ static bool is_due(struct pcap_reader_state *state, const struct record *record,
            time - state->first_time <= now - state->first_now;
 }
 
-/* At the end: begin again if asked to, and if that gave a packet last time. */
-static bool begin_again(struct pcap_reader_state *state, bool loop)
+/* At the end: go on with the next file, or begin again if asked to, and if the last round
+ * gave a packet. */
+static bool go_on(struct pcap_reader_state *state, uint32_t rounds)
 {
-    if (loop && state->npackets && !state->error) {
-        rewind_file(state);
-        return true;
+    uint32_t file = state->file + 1;
+    state->in_round += state->npackets;
+    bool is_last = file == state->nfiles && ++state->rounds == rounds && rounds;
+    if (state->error || is_last || (file == state->nfiles && state->in_round == 0)) {
+        __atomic_store_n(&state->done, 1, __ATOMIC_RELEASE);
+        return false;
     }
-    __atomic_store_n(&state->done, 1, __ATOMIC_RELEASE);
-    return false;
+    if (file == state->nfiles) {
+        file = 0;
+        state->in_round = 0;
+    }
+    open_file(state, file);
+    return true;
 }
 
 static uint32_t pcap_reader_pull(struct app *app)
@@ -586,7 +610,7 @@ static uint32_t pcap_reader_pull(struct app *app)
         struct record record;
         steps++;
         enum found found = next(state, app->counters, &record);
-        if (unlikely(found == FOUND_END && !begin_again(state, config->loop)))
+        if (unlikely(found == FOUND_END && !go_on(state, config->rounds)))
             break;
         if (unlikely(found != FOUND_PACKET))
             continue;

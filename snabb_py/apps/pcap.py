@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from snabb_py._native import ffi, lib
@@ -42,6 +42,8 @@ FOREIGN = {
     "34cdb2a1": "a pcap variant: convert it with editcap",
     "736e6f6f": "snoop: convert it with editcap",
 }
+
+MOST_FILES = 256
 
 #: How long the end of a network waits for whoever reads our pipe.
 FINISH_TIMEOUT_MS = 1000
@@ -101,21 +103,21 @@ class Reading:
 
 
 class PcapReader(FiniteSource):
-    """The packets of a capture file, in order; as fast as they are taken.
+    """The packets of capture files, in order; as fast as they are taken.
 
         +------------+
         | PcapReader |---> tx
         +------------+
 
     Frames are sent as they were captured, without the FCS that some captures have.
-    The file is read piece by piece, whatever its size; nothing is lost when packets
-    or room run out.
+    Files are read piece by piece, whatever their size; nothing is lost when packets or
+    room run out. The rest of one that is damaged is not read; the next one is.
 
     Args:
-        path: a regular file, pcap or pcapng.
-        loop: begin again at its end.
-        timing: keep the distances between the timestamps instead; each round of a
-            loop counts anew, and what has no time or an earlier one than the first
+        path: a regular file, pcap or pcapng; or several, one after the other.
+        rounds: how often through all of them; 0: without end.
+        timing: keep the distances between the timestamps instead; each file of each
+            round counts anew, and what has no time or an earlier one than the first
             goes at once.
 
     Counters: `short-capture` (sent; there was more on the wire), `over-snaplen` (sent;
@@ -143,79 +145,99 @@ class PcapReader(FiniteSource):
     ops = ffi.addressof(lib.pcap_reader_ops)
 
     def __init__(
-        self, path: str | os.PathLike[str], *, loop: bool = False, timing: bool = False
+        self,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        rounds: int = 1,
+        timing: bool = False,
     ) -> None:
-        self.path = os.fspath(path)
+        paths = [path] if isinstance(path, str | os.PathLike) else path
+        check_range("number of files", len(paths), 1, MOST_FILES)
+        check_range("rounds", rounds, 0, 2**32 - 1)
+        self.paths = [os.fspath(path) for path in paths]
         self.config: Any = ffi.new(
-            "struct pcap_reader_config *", {"loop": loop, "timing": timing}
+            "struct pcap_reader_config *", {"rounds": rounds, "timing": timing}
         )
         self.buffer: Any = ffi.new(
             "uint8_t[]", lib.PCAP_BUFFER_SIZE + lib.PCAP_BUFFER_SLACK
         )
+        self.fds: Any = ffi.new("int[]", [-1] * len(paths))
         self.state: Any = ffi.new(
-            "struct pcap_reader_state *", {"fd": -1, "buffer": self.buffer}
+            "struct pcap_reader_state *",
+            {"fds": self.fds, "nfiles": len(paths), "buffer": self.buffer},
         )
         self._has_said = False
 
     @property
     def outside(self) -> str:
-        """The file that is read."""
-        return f"pcap:{self.path}"
+        """The file that is read; of several, the first one."""
+        more = len(self.paths) - 1
+        return f"pcap:{self.paths[0]}" + (f" and {more} more" if more else "")
 
     def open(self, resources: Resources) -> None:
-        """Open the file and read on to its first packet.
+        """Open the files and read on to the first packet of each.
 
         Raises:
-            DeviceError: it cannot be opened or read.
-            ConfigError: it is no capture of Ethernet frames, not a regular file, or
+            DeviceError: one cannot be opened or read.
+            ConfigError: one is no capture of Ethernet frames, not a regular file, or
                 this network writes it.
         """
         # Not blocking: a pipe would wait for its writer before we can refuse it.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        self.state.fd = _open(self.path, flags, "check its name and who may read it")
         try:
-            self._examine(resources)
+            for i, path in enumerate(self.paths):
+                self.fds[i] = _open(path, flags, "check its name and who may read it")
+                self._check_kind(path, self.fds[i], resources)
+            # The last one that is looked at is the first that is read.
+            for i in reversed(range(len(self.paths))):
+                self._examine(i)
         except BaseException:
             self.close()
             raise
 
-    def _examine(self, resources: Resources) -> None:
-        if not stat.S_ISREG(os.fstat(self.state.fd).st_mode):
+    @staticmethod
+    def _check_kind(path: str, fd: int, resources: Resources) -> None:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ConfigError(
-                f"{self.path}: not a regular file; save the capture to one first"
+                f"{path}: not a regular file; save the capture to one first"
             )
-        note: object = resources.borrow(_inode(self.state.fd), Reading, shared=True)
+        note: object = resources.borrow(_inode(fd), Reading, shared=True)
         if not isinstance(note, Reading):
             raise ConfigError(
-                f"{self.path}: is being written by this network; read another file"
+                f"{path}: is being written by this network; read another file"
             )
-        answer = lib.pcap_reader_start(self.state)
+
+    def _examine(self, file: int) -> None:
+        path = self.paths[file]
+        answer = lib.pcap_reader_start(self.state, file)
         if answer < 0:
-            raise DeviceError(f"read {self.path}", -answer)
+            raise DeviceError(f"read {path}", -answer)
         if answer:
-            raise ConfigError(_explain(self.path, answer, self.state.detail))
+            raise ConfigError(_explain(path, answer, self.state.detail))
 
     def close(self) -> None:
-        """Close the file."""
-        if self.state.fd >= 0:
-            os.close(self.state.fd)
-            self.state.fd = -1
+        """Close the files."""
+        for i, fd in enumerate(self.fds):
+            if fd >= 0:
+                os.close(fd)
+                self.fds[i] = -1
 
     def supervise(self) -> str | None:
-        """Say once that the file could not be read to its end."""
+        """Say once that a file could not be read to its end."""
         ending, at = self.state.ending, self.state.ended_at
         if self._has_said or ending <= lib.PCAP_ENDED:
             return None
         self._has_said = True
+        path = self.paths[self.state.ended_file]
         if ending == lib.PCAP_UNREADABLE:
-            return str(DeviceError(f"read {self.path} at byte {at}", self.state.error))
+            return str(DeviceError(f"read {path} at byte {at}", self.state.error))
         if ending == lib.PCAP_CUT_OFF:
-            return f"{self.path}: cut off inside of the record at byte {at}"
-        return f"{self.path}: no record at byte {at}; the rest is not read"
+            return f"{path}: cut off inside of the record at byte {at}"
+        return f"{path}: no record at byte {at}; the rest is not read"
 
     @property
     def is_done(self) -> bool:
-        """Whether all packets have been sent; never with `loop`."""
+        """Whether all packets have been sent; never of rounds without end."""
         return bool(self.state.done)
 
 

@@ -37,7 +37,7 @@ enum { /* pcap_reader_state.ending */
 };
 
 struct pcap_reader_config {
-    uint32_t loop;   /* begin again at the end */
+    uint32_t rounds; /* through all files; 0: without end */
     uint32_t timing; /* keep the distances of the timestamps */
 };
 
@@ -68,6 +68,12 @@ struct pcap_reader_state {
     uint32_t ninterfaces;
     uint64_t offset;
     uint64_t ended_at; /* position in the file */
+    const int *fds;    /* of all files */
+    uint32_t nfiles;
+    uint32_t file;       /* the one that fd is of */
+    uint32_t ended_file; /* the one that ending is of */
+    uint32_t rounds;     /* that are over */
+    uint64_t in_round;   /* packets of this round's files before this one */
     uint8_t *buffer;
     uint64_t npackets;   /* sent since the file was last begun */
     uint64_t first_time; /* ns since 1970, timestamp of the first one */
@@ -91,10 +97,10 @@ enum {
 
 extern const struct app_ops pcap_reader_ops;
 
-/* Look at a file up to its first packet, then go back to its beginning; state: zeros
- * but for fd (read with pread() alone) and buffer (PCAP_BUFFER_SIZE and
- * PCAP_BUFFER_SLACK bytes). Returns PCAP_*, or -errno. */
-int pcap_reader_start(struct pcap_reader_state *state);
+/* Go to the beginning of a file, and look at it up to its first packet; state: zeros but
+ * for fds (read with pread() alone) and buffer (PCAP_BUFFER_SIZE and PCAP_BUFFER_SLACK
+ * bytes). Returns PCAP_*, or -errno. */
+int pcap_reader_start(struct pcap_reader_state *state, uint32_t file);
 
 /* ---- PcapWriter, PcapngWriter -------------------------------------------- */
 

@@ -4,6 +4,7 @@
 #include "snabb_py/engine/offload.h"
 #include "snabb_py/engine/wire.h"
 
+#include "snabb_py/apps/fields.h"
 #include "snabb_py/apps/traffic_abi.h"
 
 _Static_assert(sizeof(((struct checker_stream *)0)->seen) * 8 == TRAFFIC_WINDOW,
@@ -129,6 +130,7 @@ static uint32_t generator_spend(const struct generator_config *config,
     return paid;
 }
 
+/* Number a packet. */
 static inline void generator_stamp(const struct generator_config *config, uint8_t *data,
                                    uint16_t place, uint64_t number, uint64_t time)
 {
@@ -142,30 +144,57 @@ static inline void generator_stamp(const struct generator_config *config, uint8_
     }
 }
 
-/* Make n packets and put them on a link that has room for them. */
-static HOT void generator_make(const struct generator_config *config,
-                               struct generator_state *state, struct link *out,
-                               uint64_t now, uint32_t n)
+/* Make n packets of the frames in turn. Returns their bytes. all: gets the frames;
+ * NULL: their fields do not vary. */
+static inline __attribute__((always_inline)) uint64_t
+make_packets(const struct generator_config *config, struct generator_state *state,
+             struct packet **fresh, uint32_t n, uint64_t time, struct fields_frames *all)
 {
     const struct generator_turn *turns = config->order;
     const uint8_t *frames = config->frames;
-    uint64_t time = htobe64(now), number = state->number, bytes = 0;
+    uint64_t number = state->number, bytes = 0;
     uint32_t at = state->turn, norder = config->norder;
-    struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
     for (uint32_t i = 0; i < n; i++) {
         struct generator_turn turn = turns[at];
-        if (unlikely(++at == norder))
-            at = 0;
         struct packet *packet = packet_fresh(fresh[i], PACKET_SMALL, turn.length);
         uint8_t *data = packet->data;
         packet_copy_data(data, frames + (uint64_t)turn.place * 64, turn.length);
         bytes += turn.length;
         if (turn.stamp != 0)
             generator_stamp(config, data, turn.stamp, number++, time);
+        if (all)
+            fields_take(all, i, data, config->layouts[at]);
+        if (unlikely(++at == norder))
+            at = 0;
     }
     state->turn = at;
     state->number = number;
-    state->sent += n;
+    return bytes;
+}
+
+/* Make n packets and put them on a link that has room for them. */
+static HOT void generator_make(const struct generator_config *config,
+                               struct generator_state *state, struct link *out,
+                               uint64_t now, uint32_t n)
+{
+    struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
+    uint64_t bytes = make_packets(config, state, fresh, n, htobe64(now), NULL);
+    link_transmit_known(out, fresh, n, bytes);
+}
+
+/* The same for packets whose fields vary. */
+static HOT void generator_make_varied(const struct generator_config *config,
+                                      struct generator_state *state, struct link *out,
+                                      uint64_t now, uint32_t n)
+{
+    struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
+    uint64_t bytes = 0, time = htobe64(now);
+    struct fields_frames all;
+    for (uint32_t done = 0, run; done < n; done += run) {
+        run = min_u32(n - done, FIELDS_BURST);
+        bytes += make_packets(config, state, fresh + done, run, time, &all);
+        fields_write(config->fields, &state->fields, &all, run);
+    }
     link_transmit_known(out, fresh, n, bytes);
 }
 
@@ -173,7 +202,13 @@ static HOT void generator_make(const struct generator_config *config,
 static void generator_adapt(const struct generator_config *config,
                             struct generator_state *state, uint64_t now)
 {
-    state->turn %= config->norder;
+    if (unlikely(state->config != config)) {
+        /* Which packet is the n-th depends on n alone. */
+        state->config = config;
+        state->turn = (uint32_t)(state->sent % config->norder);
+        if (config->fields)
+            fields_seek(config->fields, &state->fields, state->sent);
+    }
     if (!state->is_started || state->stream != config->stream) {
         state->stream = config->stream;
         state->number = 0;
@@ -209,8 +244,11 @@ static uint32_t generator_pull(struct app *app)
         /* Nothing held it up if all that was due could go. */
         state->reason = state->credit < 0 ? GENERATOR_MISSED_LATE : reason;
     }
-    if (there)
-        generator_make(config, state, out, app->worker->now, there);
+    if (there) {
+        state->sent += there;
+        (config->fields ? generator_make_varied
+                        : generator_make)(config, state, out, app->worker->now, there);
+    }
     return there;
 }
 

@@ -11,9 +11,7 @@ Sizes are those of testers (RFC 2544): bytes of the frame with its FCS, 64 at le
 The frames themselves are without, as everywhere in the engine.
 """
 
-import ipaddress
 import math
-import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,15 @@ from typing import Any, TypeVar
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps.basic import WIRE_OVERHEAD
+from snabb_py.apps.fields import (
+    Fields,
+    Range,
+    numbers,
+    parse_ipv4,
+    parse_ipv6,
+    parse_mac,
+    parse_port,
+)
 from snabb_py.engine.app import App, FiniteSource, Ports, check_range
 from snabb_py.engine.memory import new_aligned
 from snabb_py.errors import ConfigError
@@ -120,19 +127,33 @@ LEAST_STAMPED = 14 + lib.TRAFFIC_TIMED_STAMP_SIZE
 class _Memory:
     """Frames as C has them, each distinct one once, and the order of all."""
 
-    def __init__(self, frames: Sequence[Template], ns: Callable[[int], float]) -> None:
+    def __init__(
+        self, frames: Sequence[Template], fields: Fields, ns: Callable[[int], float]
+    ) -> None:
+        found = {t: fields.set(t.frame) for t in dict.fromkeys(frames)}
+        self._layouts = [layout for _, layout in found.values()]
+        fields.note_places(self._layouts)
         # Whole cache lines, as C copies them.
-        padded = {t: t.frame.ljust(-(-len(t.frame) // 64) * 64, b"\0") for t in frames}
+        padded = {
+            t: f.ljust(-(-len(f) // 64) * 64, b"\0") for t, (f, _) in found.items()
+        }
         self.frames: Any = new_aligned("uint8_t[]", sum(map(len, padded.values())))
         turns, at = {}, 0
         for template, data in padded.items():
             ffi.memmove(self.frames + at, data, len(data))
             turns[template] = at // 64, len(template.frame), _stamp_place(template)
+            if template.stamp:
+                _check_apart(template, found[template][1], fields.nvarying)
             at += len(data)
         self.order: Any = ffi.new("struct generator_turn[]", [turns[t] for t in frames])
         costs = [ns(t.wire_size) for t in frames]
         self.mean = math.fsum(costs) / len(costs)
         self.costs: Any = ffi.new("double[]", costs) if self.mean else ffi.NULL
+        self.layouts: Any = ffi.NULL
+        if fields.nvarying:
+            self.layouts = ffi.new(
+                "struct field_layout *[]", [found[t][1] for t in frames]
+            )
 
 
 def _stamp_place(template: Template) -> int:
@@ -141,6 +162,14 @@ def _stamp_place(template: Template) -> int:
         return 0
     place = template.stamp_end - int(lib.TRAFFIC_STAMP_SIZE)
     return place | (int(lib.GENERATOR_TIMED) if template.timed else 0)
+
+
+def _check_apart(template: Template, layout: Any, nplaces: int) -> None:
+    """Refuse a stamp that is where a field varies: in zeros that are a header's."""
+    begin = template.stamp_end - template.stamp_size
+    for place in layout.places[0:nplaces] if layout else ():
+        if place.offset + place.size > begin:
+            raise ConfigError("frame: its payload is too short for the stamp")
 
 
 class Generator(FiniteSource):
@@ -164,6 +193,11 @@ class Generator(FiniteSource):
             FCS and gap count 24 bytes a packet, and none is shorter than 60 without.
         count: packets to send; 0: without end.
         catch_up_us: 0 to 10^6.
+        ranges: header fields of all frames that vary from packet to packet.
+        flows: packets until those begin anew, each frame with each flow; 0: as many as
+            the ranges have combinations, of which no two are then the same.
+
+    It may be reconfigured while it runs: numbers go on, and so do frames and flows.
 
     Counters: `missed-no-room` (nobody takes the packets off the link),
     `missed-no-packet` (the pool is dry), `missed-late` (the worker came too late or
@@ -185,6 +219,8 @@ class Generator(FiniteSource):
         rate_gbps: float = 0,
         count: int = 0,
         catch_up_us: float = 100,
+        ranges: Sequence[Range] = (),
+        flows: int = 0,
     ) -> None:
         check_range("number of frames", len(frames), 1, 2**24)
         check_range("stream", stream, 0, 2**32 - 1)
@@ -201,15 +237,18 @@ class Generator(FiniteSource):
                 return wire_size * 8 / rate_gbps
             return 1e9 / rate_pps if rate_pps else 0
 
-        self.memory = _Memory(frames, ns)
+        self.fields = Fields(ranges, flows, len(frames))
+        self.memory = _Memory(frames, self.fields, ns)
         self.config: Any = ffi.new(
             "struct generator_config *",
             {
                 "order": self.memory.order,
                 "frames": self.memory.frames,
                 "costs": self.memory.costs,
+                "layouts": self.memory.layouts,
                 "norder": len(frames),
                 "stream": stream,
+                "fields": self.fields.pointer if self.fields.nvarying else ffi.NULL,
                 "count": count,
                 "mean": self.memory.mean,
                 "catch_up": catch_up_us * 1000,
@@ -314,41 +353,6 @@ class Checker(App):
 
 # ---- frames ----------------------------------------------------------------------
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
-
-
-def _mac(text: str) -> int:
-    if not _MAC.fullmatch(text):
-        raise ValueError
-    return int(text.replace(":", ""), 16)
-
-
-def _ipv4(text: str) -> int:
-    return int(ipaddress.IPv4Address(text))
-
-
-def _ipv6(text: str) -> int:
-    return int(ipaddress.IPv6Address(text))
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:  # noqa: PLR2004 - 16 bits
-        raise ValueError
-    return port
-
-
-def _numbers(name: str, value: str | int, parse: Callable[[str], int]) -> range:
-    """Return what "first-last", or one value, stands for."""
-    first, _, last = str(value).partition("-")
-    try:
-        numbers = range(parse(first), parse(last or first) + 1)
-    except ValueError:
-        numbers = range(0)
-    if not numbers:
-        raise ConfigError(f'{name}: "{value}" is neither a value nor FIRST-LAST')
-    return numbers
-
 
 def _pick(lengths: Sequence[int], i: int) -> list[int]:
     """Return the i-th combination of indexes: all move on at each step.
@@ -450,18 +454,18 @@ def udp_frames(  # noqa: PLR0913 - all have defaults
     check_range("flows", flows, 1, 2**20)
     check_range("vlan", vlan or 0, 0, 4095)
     if ipv6:
-        parse_ip, header = _ipv6, _ipv6_header
+        parse_ip, header = parse_ipv6, _ipv6_header
         src, dst = "2001:2:0:1::1-2001:2:0:1::ffff", "2001:2:0:2::1"
     else:
-        parse_ip, header = _ipv4, _ipv4_header
+        parse_ip, header = parse_ipv4, _ipv4_header
         src, dst = "198.18.0.1-198.18.255.254", "198.19.0.1"
     ranges = [
-        _numbers("src_ip", src_ip or src, parse_ip),
-        _numbers("dst_ip", dst_ip or dst, parse_ip),
-        _numbers("src_port", src_port, _port),
-        _numbers("dst_port", dst_port, _port),
-        _numbers("src_mac", src_mac, _mac),
-        _numbers("dst_mac", dst_mac, _mac),
+        numbers("src_ip", src_ip or src, parse_ip),
+        numbers("dst_ip", dst_ip or dst, parse_ip),
+        numbers("src_port", src_port, parse_port),
+        numbers("dst_port", dst_port, parse_port),
+        numbers("src_mac", src_mac, parse_mac),
+        numbers("dst_mac", dst_mac, parse_mac),
     ]
     lengths = [r.stop - r.start for r in ranges]  # len() ends at 2^63
     check_range("flows", flows, 1, math.prod(lengths))

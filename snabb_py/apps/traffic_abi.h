@@ -55,8 +55,10 @@ struct generator_config {
     const struct generator_turn *order; /* sent in this order, round and round */
     const uint8_t *frames; /* each readable up to the next multiple of 64 bytes */
     const double *costs;   /* ns that the rate gives each turn; NULL: as fast as taken */
+    const struct field_layout *const *layouts; /* of each turn; NULL: nothing varies */
     uint32_t norder;       /* 1 at least */
     uint32_t stream;
+    const struct fields *fields; /* NULL: none varies */
     uint64_t count;  /* packets to send, 0: without end */
     double mean;     /* ns, of the costs in order; 0: as fast as taken */
     double catch_up; /* ns behind its rate that it makes up for at least */
@@ -80,6 +82,8 @@ struct generator_state {
     uint32_t reason; /* GENERATOR_MISSED_*: what held the last pull up */
     uint32_t stream; /* that number belongs to */
     uint32_t is_started;
+    const struct generator_config *config; /* that turn and fields are of */
+    struct fields_state fields;
 };
 
 extern const struct app_ops generator_ops;

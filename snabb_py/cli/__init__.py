@@ -36,10 +36,11 @@ PROGRAMS = {
     "lwaftr": "Carry IPv4 over IPv6: the internet's end of lightweight 4over6.",
     "metrics": "Export what instances count, for Prometheus.",
     "nfv": "Join virtual machines to a card, each with a port of its own.",
-    "ps": "Show the instances that run here.",
+    "packetblaster": "Send traffic: made up, from captures, or of softwires.",
     "pci": "Show PCI cards; lend them to user space and give them back.",
-    "top": "Show what instances do, live.",
+    "ps": "Show the instances that run here.",
     "sim82599": "Serve software Intel 82599 cards to virtual machines.",
+    "top": "Show what instances do, live.",
 }
 
 
@@ -130,6 +131,7 @@ def cli(*, debug: bool) -> None:
       snabb-py forward raw:eth1 raw:eth2 --bidir
       snabb-py nfv traffic sim examples/nfv.toml vm-%s.sock
       snabb-py sim82599 nic.sock --wire tap:tap0
+      snabb-py packetblaster synth sim --flows 1000
       snabb-py pci list
       snabb-py top
       snabb-py bench basic1

@@ -347,12 +347,17 @@ class Direction:
             forwarded=forwarded,
             bytes=nbytes,
             drops=drops | at_target,
-            missed=sum(
-                n
-                for reason, n in engine.apps[self.source_app].counters.items()
-                if reason.startswith("missed-")
-            ),
+            missed=sum(self.missed(engine).values()),
         )
+
+    def missed(self, engine: Engine) -> dict[str, int]:
+        """Return packets that were asked for and not sent in time, by reason."""
+        return {
+            reason: n
+            for app in self.source.way_in
+            for reason, n in engine.apps[app].counters.items()
+            if n and reason.startswith("missed-")
+        }
 
     def _arrived(
         self, engine: Engine, *, is_last: bool

@@ -26,6 +26,8 @@ WORKER_PACKETS = 16384
 #: nearest cache from one breath to the next. And packets, at least and at most.
 BREATH_BYTES = 5000
 LEAST_BURST, MOST_BURST = 8, 32
+#: Bytes of captures that stay near. Others are waited for, by many packets at once.
+NEAR_BYTES = 2**20
 #: What is done to packets, by the side that they leave by.
 DIRECTIONS = {"v4": "decap", "v6": "encap"}
 #: What an lwAFTR says for itself to a side: no packet of anybody's has become that.
@@ -49,8 +51,10 @@ def templates(path: Path) -> list[Template]:
 
 def burst_of(frames: list[Template]) -> int:
     """Return how many of these frames a breath brings in."""
-    mean = sum(len(template.frame) for template in frames) // len(frames)
-    return max(LEAST_BURST, min(MOST_BURST, BREATH_BYTES // mean))
+    nbytes = sum(len(template.frame) for template in frames)
+    if nbytes > NEAR_BYTES:
+        return MOST_BURST
+    return max(LEAST_BURST, min(MOST_BURST, BREATH_BYTES * len(frames) // nbytes))
 
 
 def network(

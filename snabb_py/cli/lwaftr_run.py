@@ -118,7 +118,9 @@ def program(  # noqa: PLR0913 - the options of a program
     limits of ICMP errors are shared out among them, too: each sends its part.
 
     Drops are shown by the names of counters. Packets, Mpps and Gbps are those that
-    left, ICMP errors and fragments among them.
+    left, ICMP errors and fragments among them. Lost is what came and was dropped, each
+    packet and fragment once; drops have more than that: errors that were not sent, why
+    a reassembly was given up, and that ICMP for nobody gets no answer (RFC 7596, 8.1).
 
     \b
     Examples:

@@ -332,11 +332,13 @@ def run(  # noqa: PLR0913 - what a run consists of
     duration: float | None,
     interval: float,
     done: Callable[[], bool] | None = None,
+    at_end: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Run a network to its end, with reports; return the summary.
 
-    At the end nothing new comes in until what is under way has arrived, for 50 ms at
-    most: what is missing then is lost.
+    When it has ended `at_end` is called, and says when that was. Then nothing new comes
+    in until what is under way has arrived, for 500 ms at most: what is missing then is
+    lost.
     """
     meter = Meter(engine, directions, time.monotonic())
 
@@ -347,7 +349,7 @@ def run(  # noqa: PLR0913 - what a run consists of
     try:
         engine.commit(config)
         engine.main(duration=duration, done=done)
-        ended = time.monotonic()
+        ended = at_end()
         engine.drain()
         summary = meter.summary(ended)
     finally:

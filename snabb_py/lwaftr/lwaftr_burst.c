@@ -33,10 +33,13 @@ struct way {
     uint32_t from;
     uint32_t tag;                    /* bytes of it in front of the EtherType */
     bool is_plain;                   /* no tags, no filters */
-    lanes headers;                   /* bytes in front of IPv4 */
-    lanes most;                      /* bytes of IPv4 that fit the other side's MTU */
-    lanes exact;                     /* all ones: nothing may be behind IPv4 */
-    lanes begin;                     /* of the tunnel's header, what is always the same */
+    uint32_t headers;                /* bytes in front of IPv4, */
+    uint32_t growth;                 /* and afterwards */
+    uint32_t most;                   /* bytes of IPv4 that fit the other side's MTU */
+    uint32_t exact;                  /* all ones: nothing may be behind IPv4 */
+    uint32_t begin;                  /* first word of a tunnel's header, without TOS; */
+    uint32_t end;                    /* second one, without the length, as in memory */
+    uint32_t tos, slot_class, carry; /* bits of words */
     uint8_t ethernet[ETHERNET_ROOM]; /* the header, at the end */
 };
 
@@ -112,9 +115,9 @@ INLINE struct eight read_eight(struct packet *const *packets, const struct way *
 /* ---- judge --------------------------------------------------------------------------- */
 
 /* As ipv4_one_hop_less(). */
-INLINE lanes lanes_one_hop_less(lanes word)
+INLINE lanes lanes_one_hop_less(lanes word, uint32_t carry)
 {
-    return word + UINT16_MAX + (((word >> 16) + 2) & 0x10000);
+    return word + UINT16_MAX + (((word >> 16) + 2) & carry);
 }
 
 /* Each of these is 0 with common packets. A number that is too large leaves less than
@@ -175,12 +178,12 @@ INLINE lanes judge_inbound(struct burst *burst, uint32_t i, const struct eight *
     store_address(burst, i, lanes_swap(ip[4]), way->config->table);
     lanes_store(burst->ports + i, lanes_swap(ip[5]) & UINT16_MAX);
     lanes_store(burst->totals + i, total);
-    lanes_store(burst->hops + i, lanes_one_hop_less(ip[2]));
-    lanes first = (begin << 4 & 0x0ff00000) | way->begin;
-    lanes second = (ip[0] >> 16) | (WIRE_IPV4_IN_IP << 16 | 255u << 24 /* hop limit */);
+    lanes_store(burst->hops + i, lanes_one_hop_less(ip[2], way->carry));
+    lanes first = (begin << 4 & way->tos) | way->begin;
+    lanes second = (ip[0] >> 16) | way->end;
     lanes_store_pairs(burst->ipv6 + i, lanes_swap(first), second);
-    lanes_store_pairs(burst->metadata + i, total + FRAME_TUNNELLED,
-                      eight->metadata.word[3] >> 24 << 24);
+    lanes_store_pairs(burst->metadata + i, total + way->growth,
+                      eight->metadata.word[3] & way->slot_class);
     return special;
 }
 
@@ -205,8 +208,8 @@ INLINE lanes judge_outbound(struct burst *burst, uint32_t i, const struct eight 
     lanes_store(burst->ports + i, lanes_swap(ip[5]) >> 16);
     lanes_store(burst->totals + i, total);
     lanes_store(burst->payloads + i, payload);
-    lanes_store_pairs(burst->metadata + i, total + FRAME_IP,
-                      eight->metadata.word[3] >> 24 << 24);
+    lanes_store_pairs(burst->metadata + i, total + way->growth,
+                      eight->metadata.word[3] & way->slot_class);
     return special;
 }
 
@@ -350,9 +353,8 @@ INLINE void set_frame(const struct way *way, struct packet *packet, uint8_t *ip,
 
 /* False: there is no room in front of it. */
 INLINE bool encapsulate(const struct burst *burst, uint32_t i, const struct way *way,
-                        const uint8_t *br, const uint8_t *b4)
+                        struct packet *packet, const uint8_t *br, const uint8_t *b4)
 {
-    struct packet *packet = burst->packets[i];
     uint8_t *ip = packet->data + way->tag + FRAME_IP, *ipv6 = ip - WIRE_IPV6_SIZE;
     if (unlikely(ipv6 - ETHERNET_ROOM < packet_slot_data(packet)))
         return false;
@@ -366,9 +368,8 @@ INLINE bool encapsulate(const struct burst *burst, uint32_t i, const struct way 
 
 /* False: it did not come through the tunnel that its softwire names. */
 INLINE bool decapsulate(const struct burst *burst, uint32_t i, const struct way *way,
-                        const uint8_t *br, const uint8_t *b4)
+                        struct packet *packet, const uint8_t *br, const uint8_t *b4)
 {
-    struct packet *packet = burst->packets[i];
     uint8_t *ip = packet->data + way->tag + FRAME_TUNNELLED, *ipv6 = ip - WIRE_IPV6_SIZE;
     if (unlikely(!ipv6_is_same(b4, ipv6 + IPV6_SOURCE) ||
                  !ipv6_is_same(br, ipv6 + IPV6_DESTINATION)))
@@ -377,19 +378,30 @@ INLINE bool decapsulate(const struct burst *burst, uint32_t i, const struct way 
     return true;
 }
 
-/* Make a packet what it becomes, into the tunnel or out of it. False: it is special. */
-INLINE bool transform(const struct burst *burst, uint32_t i, const struct way *way,
-                      const struct binding_table *table, const uint8_t (*br)[16])
+/* Make packets what they become, into the tunnel or out of it, from the begin-th on.
+ * Returns which one is special, or the end. */
+INLINE uint32_t transform(const struct burst *burst, uint32_t begin,
+                          const struct way *given)
 {
-    const struct softwire *softwire = burst->softwires[i];
-    if (unlikely(!softwire_has_key(softwire, burst->keys[i]))) {
-        softwire = binding_settle(table, softwire, burst->keys[i]);
-        if (!softwire)
-            return false;
+    const struct way way = *given; /* a copy that nobody writes to stays in registers */
+    const struct binding_table *table = way.config->table;
+    const uint8_t(*br)[16] = (const uint8_t(*)[16])table->br;
+    struct packet *const *packets = burst->packets;
+    uint32_t i, n = burst->n;
+    for (i = begin; i < n; i++) {
+        const struct softwire *softwire = burst->softwires[i];
+        if (unlikely(!softwire_has_key(softwire, burst->keys[i]))) {
+            softwire = binding_settle(table, softwire, burst->keys[i]);
+            if (!softwire)
+                break;
+        }
+        const uint8_t *ours = br[softwire->br], *b4 = softwire->b4;
+        if (unlikely(way.from == LWAFTR_V4
+                         ? !encapsulate(burst, i, &way, packets[i], ours, b4)
+                         : !decapsulate(burst, i, &way, packets[i], ours, b4)))
+            break;
     }
-    return way->from == LWAFTR_V4
-               ? encapsulate(burst, i, way, br[softwire->br], softwire->b4)
-               : decapsulate(burst, i, way, br[softwire->br], softwire->b4);
+    return i;
 }
 
 /* Common packets that are next to each other go as they are. */
@@ -404,38 +416,48 @@ static void send_run(struct lwaftr *lw, uint32_t side, struct packet *const *pac
         link_transmit_burst(out, packets, n);
 }
 
+/* Or by themselves, where there is a tag or a filter. Returns how many did not pass. */
+static uint32_t send_each(struct lwaftr *lw, uint32_t side, struct packet *const *packets,
+                          uint32_t n)
+{
+    uint32_t filtered = 0;
+    for (uint32_t i = 0; i < n; i++)
+        filtered += !lwaftr_output_whole(lw, side, packets[i]);
+    return filtered;
+}
+
+INLINE uint32_t sum_of(const uint32_t *numbers, uint32_t n)
+{
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += numbers[i];
+    return sum;
+}
+
 /* Send what is common of a burst out of the other side, and the others through all
  * stages, in the order in which they came. */
 INLINE struct sums send_burst(struct lwaftr *lw, const struct burst *burst, struct way *way)
 {
-    const struct binding_table *table = way->config->table;
-    const uint8_t(*br)[16] = (const uint8_t(*)[16])table->br;
-    struct packet *const *packets = burst->packets;
-    uint32_t to = LWAFTR_V6 - way->from, n = burst->n;
+    uint32_t to = LWAFTR_V6 - way->from;
     uint32_t header = to == LWAFTR_V4 ? FRAME_IP : FRAME_TUNNELLED;
-    struct sums sums = {.packets = n};
-    uint32_t begin = 0; /* of the run */
-    uint64_t sent = 0;  /* bytes of IPv4 before it */
-    for (uint32_t i = 0; i < n; i++) {
-        if (likely(transform(burst, i, way, table, br))) {
-            sums.ipv4 += burst->totals[i];
-            if (way->from == LWAFTR_V6)
-                sums.payload += burst->payloads[i];
-            if (likely(way->is_plain))
-                continue;
-            sums.filtered += !lwaftr_output_whole(lw, to, packets[i]);
-        } else {
-            send_run(lw, to, packets + begin, i - begin,
-                     sums.ipv4 - sent + header * (i - begin));
-            lwaftr_input(lw, way->from, packets[i]);
-            find_next_hop(lw, way);
-            sums.packets--;
-        }
-        begin = i + 1;
-        sent = sums.ipv4;
+    struct sums sums = {0};
+    for (uint32_t begin = 0, end;; begin = end + 1) {
+        end = transform(burst, begin, way);
+        struct packet *const *run = burst->packets + begin;
+        uint32_t n = end - begin, ipv4 = sum_of(burst->totals + begin, n);
+        sums.packets += n;
+        sums.ipv4 += ipv4;
+        if (way->from == LWAFTR_V6)
+            sums.payload += sum_of(burst->payloads + begin, n);
+        if (likely(way->is_plain))
+            send_run(lw, to, run, n, ipv4 + header * n);
+        else
+            sums.filtered += send_each(lw, to, run, n);
+        if (likely(end == burst->n))
+            return sums;
+        lwaftr_input(lw, way->from, burst->packets[end]);
+        find_next_hop(lw, way);
     }
-    send_run(lw, to, packets + begin, n - begin, sums.ipv4 - sent + header * (n - begin));
-    return sums;
 }
 
 /* ---- all of it ----------------------------------------------------------------------- */
@@ -448,19 +470,26 @@ static bool is_plain(const struct lwaftr_config *config, uint32_t from)
            !is_filtering(&out->egress);
 }
 
-INLINE void find_way(struct way *way, const struct lwaftr_config *config, uint32_t from)
+/* By itself, so that the compiler does not know the constants: it would make vectors of
+ * them anew all the time, where it can take them from here. */
+static __attribute__((noinline)) void
+find_way(struct way *way, const struct lwaftr_config *config, uint32_t from)
 {
-    const lanes none = {0};
     bool is_inbound = from == LWAFTR_V4;
+    uint32_t mtu = config->side[LWAFTR_V6 - from].mtu;
     way->config = config;
     way->from = from;
     way->tag = config->side[from].is_tagged ? WIRE_TAG_SIZE : 0;
     way->is_plain = is_plain(config, from);
-    way->headers = none + (way->tag + (is_inbound ? FRAME_IP : FRAME_TUNNELLED));
-    way->most = none + (config->side[LWAFTR_V6 - from].mtu -
-                        (is_inbound ? WIRE_IPV6_SIZE : 0));
-    way->exact = none - (config->compat ? 1 : 0);
-    way->begin = none + (6u << 28 | config->flow_label);
+    way->headers = way->tag + (is_inbound ? FRAME_IP : FRAME_TUNNELLED);
+    way->growth = is_inbound ? FRAME_TUNNELLED : FRAME_IP;
+    way->most = is_inbound ? mtu - WIRE_IPV6_SIZE : mtu;
+    way->exact = config->compat ? UINT32_MAX : 0;
+    way->begin = 6u << 28 | config->flow_label;
+    way->end = WIRE_IPV4_IN_IP << 16 | 255u << 24 /* hop limit */;
+    way->tos = 0x0ff00000;
+    way->slot_class = 0xff000000;
+    way->carry = 0x10000;
 }
 
 INLINE struct sums push(struct lwaftr *lw, uint32_t from, struct packet *const *packets,

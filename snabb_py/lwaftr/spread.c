@@ -35,13 +35,19 @@ struct fragment {
     bool is_last;
 };
 
-/* A burst on its way to the outputs. */
+/* A burst on its way to an output. */
+struct share {
+    struct link *link;
+    uint32_t write; /* its cursor, which the link is told at the end */
+    uint32_t bytes;
+};
+
+/* And to all of them. */
 struct turn {
     struct app *app;
     struct spread *spread;
     uint32_t noutput;
-    uint32_t n[SPREAD_MAX_OUTPUTS];
-    uint64_t bytes[SPREAD_MAX_OUTPUTS];
+    struct share shares[SPREAD_MAX_OUTPUTS];
 };
 
 /* ---- whose a packet is ------------------------------------------------------------- */
@@ -143,9 +149,9 @@ static bool is_for_neighbors(const uint8_t *ip, const struct walk *walk)
 /* Put a packet on an output, which has room; the link is told at the end. */
 static inline void put(struct turn *turn, uint32_t output, struct packet *packet)
 {
-    struct link *link = turn->app->output[output];
-    *link_slot(link, link->write + turn->n[output]++) = packet;
-    turn->bytes[output] += packet->length;
+    struct share *share = &turn->shares[output];
+    *link_slot(share->link, share->write++) = packet;
+    share->bytes += packet->length;
 }
 
 static void forget_known(struct turn *turn, struct spread_known *known)
@@ -303,8 +309,25 @@ static void spread_ipv6(struct turn *turn, struct packet *packet, uint32_t offse
     put(turn, choose_ipv6(turn, ip, &walk), packet);
 }
 
+/* The IPv4 header that says whose a packet is, of nearly all: behind Ethernet's, or
+ * behind that of a tunnel. NULL: one has to look closely. */
+static inline const uint8_t *find_ipv4(const struct packet *packet)
+{
+    const uint8_t *frame = packet->data, *ip = frame + WIRE_ETHERNET_SIZE;
+    uint32_t length = packet->length;
+    if (unlikely(length < WIRE_ETHERNET_SIZE + WIRE_IPV4_SIZE))
+        return NULL;
+    uint16_t type = load_be16(frame + ETHERNET_TYPE);
+    if (type == WIRE_IPV4)
+        return ip;
+    if (type == WIRE_IPV6 && ip[IPV6_NEXT_HEADER] == WIRE_IPV4_IN_IP &&
+        length >= WIRE_ETHERNET_SIZE + WIRE_IPV6_SIZE + WIRE_IPV4_SIZE)
+        return ip + WIRE_IPV6_SIZE;
+    return NULL;
+}
+
 /* A frame with one VLAN tag or none: others are nobody's. */
-static void spread_packet(struct turn *turn, struct packet *packet)
+static void spread_any(struct turn *turn, struct packet *packet)
 {
     const uint8_t *frame = packet->data;
     uint32_t length = packet->length, offset = WIRE_ETHERNET_SIZE;
@@ -334,21 +357,37 @@ static uint32_t count_room(const struct app *app, uint32_t noutput)
     return room > spread->nheld ? min_u32(room - spread->nheld, BURST) : 0;
 }
 
+static void begin_turn(struct turn *turn, struct app *app, uint32_t noutput)
+{
+    turn->app = app;
+    turn->spread = app->state;
+    turn->noutput = noutput;
+    for (uint32_t i = 0; i < noutput; i++)
+        turn->shares[i] = (struct share){app->output[i], app->output[i]->write, 0};
+}
+
 static uint32_t spread_push(struct app *app)
 {
     uint32_t n, total = 0, noutput = min_u32(app->noutput, SPREAD_MAX_OUTPUTS);
     struct packet *packets[BURST];
     while ((n = link_receive_burst(app->input[0], packets, count_room(app, noutput)))) {
-        struct turn turn = {.app = app, .spread = app->state, .noutput = noutput};
+        struct turn turn;
+        begin_turn(&turn, app, noutput);
         for (uint32_t i = 0; i < n; i++) {
             __builtin_prefetch(packets[i]->data);
             __builtin_prefetch(packets[i]->data + 64); /* inner addresses */
         }
-        for (uint32_t i = 0; i < n; i++)
-            spread_packet(&turn, packets[i]);
-        for (uint32_t i = 0; i < noutput; i++)
-            if (turn.n[i] > 0)
-                link_produce(app->output[i], turn.n[i], turn.bytes[i]);
+        for (uint32_t i = 0; i < n; i++) {
+            const uint8_t *ip = find_ipv4(packets[i]);
+            if (likely(ip))
+                put(&turn, choose_ipv4(&turn, ip), packets[i]);
+            else
+                spread_any(&turn, packets[i]);
+        }
+        for (uint32_t i = 0; i < noutput; i++) {
+            const struct share *share = &turn.shares[i];
+            link_produce(share->link, share->write - share->link->write, share->bytes);
+        }
         total += n;
     }
     return total;

@@ -15,7 +15,7 @@
 #include "snabb_py/engine/offload.h"
 #include "snabb_py/engine/wire.h"
 
-#include "snabb_py/nic/intel82599_abi.h"
+#include "snabb_py/nic/intel82599_ring.h"
 
 _Static_assert(sizeof(((struct intel82599_queue *)0)->counters) ==
                    INTEL82599_NCOUNTERS * sizeof(uint64_t),
@@ -43,31 +43,15 @@ enum {
 #define RX_IPE (1ull << 31)
 #define RX_RSS_TYPE 0xfull /* first word */
 
-/* Transmit, second word (7.2.3.2). */
-#define TX_CONTEXT (2ull << 20)
-#define TX_DATA (3ull << 20)
-#define TX_EOP (1ull << 24)
-#define TX_IFCS (1ull << 25)
-#define TX_RS (1ull << 27)
-#define TX_DEXT (1ull << 29)
-#define TX_TSE (1ull << 31)
-#define TX_DD (1ull << 32)
-#define TX_IDX (1ull << 36) /* context 1; context 0 is the queue's own, for CC */
-#define TX_CC (1ull << 39)
-#define TX_IXSM (1ull << 40)
-#define TX_TXSM (1ull << 41)
-
 static inline void count(struct intel82599_queue *queue, uint32_t counter)
 {
     queue->counters[counter]++;
 }
 
-/* Give the card what lies before the cursor. The fence keeps descriptors in front of
- * the tail that announces them: the card may read them as soon as it sees it. */
-static inline void write_tail(volatile uint32_t *tail, uint32_t cursor, uint32_t n)
+/* Give the card what lies before the cursor. */
+static inline void give(volatile uint32_t *tail, uint32_t cursor, uint32_t n)
 {
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    *tail = cursor & (n - 1);
+    write_tail(tail, cursor & (n - 1));
 }
 
 /* ---- receive ------------------------------------------------------------- */
@@ -94,7 +78,7 @@ static bool fill(struct intel82599_queue *queue, struct freelist *freelist)
         post(rx, rx->filled, packet);
     }
     rx->given = rx->n - 1;
-    write_tail(rx->tail, rx->given, rx->n);
+    give(rx->tail, rx->given, rx->n);
     return true;
 }
 
@@ -167,20 +151,24 @@ static uint32_t receive(struct intel82599_queue *queue, struct freelist *freelis
     queue->counters[INTEL82599_RX_BYTES] += bytes;
     if (rx->next + rx->n - 1 - rx->given >= INTEL82599_BATCH) {
         rx->given = rx->next + rx->n - 1;
-        write_tail(rx->tail, rx->given, rx->n);
+        give(rx->tail, rx->given, rx->n);
     }
     return n;
 }
 
-static uint32_t intel82599_pull(struct app *app)
+uint32_t intel82599_receive(struct intel82599_queue *queue, struct app *app)
 {
-    struct intel82599_queue *queue = app->state;
     struct link *out = app->output[0];
     if (unlikely(!out || queue->rx.n == 0 || queue->is_gone))
         return 0;
     if (unlikely(queue->rx.filled < queue->rx.n) && !fill(queue, app->worker->freelist))
         return 0;
     return receive(queue, app->worker->freelist, out, app->worker->burst);
+}
+
+static uint32_t intel82599_pull(struct app *app)
+{
+    return intel82599_receive(app->state, app);
 }
 
 /* ---- transmit ------------------------------------------------------------ */
@@ -244,10 +232,7 @@ static inline void put(struct intel82599_tx *tx, uint64_t low, uint64_t high,
 static inline void put_frame(struct intel82599_tx *tx, struct packet *packet,
                              uint32_t length, uint64_t more)
 {
-    put(tx, packet_iova(packet),
-        length | TX_DATA | TX_EOP | TX_IFCS | TX_DEXT | tx->command | more |
-            (uint64_t)length << 46,
-        packet);
+    put(tx, packet_iova(packet), tx_frame(tx, length) | more, packet);
 }
 
 static inline void put_hole(struct intel82599_tx *tx, uint64_t low, uint64_t high)
@@ -507,7 +492,7 @@ static uint32_t transmit(struct intel82599_queue *queue, struct freelist *freeli
     queue->counters[INTEL82599_TX_PACKETS] += sent - dropped;
     queue->counters[INTEL82599_TX_BYTES] += bytes - lost;
     if (tx->next != start)
-        write_tail(tx->tail, tx->next, tx->n);
+        give(tx->tail, tx->next, tx->n);
     return sent;
 }
 
@@ -530,13 +515,17 @@ static uint32_t intel82599_push(struct app *app)
 
 /* ---- the rest ------------------------------------------------------------ */
 
-static void intel82599_tick(struct app *app)
+void intel82599_show(const struct intel82599_queue *queue, struct app *app)
 {
-    const struct intel82599_queue *queue = app->state;
     memcpy(app->counters, queue->counters, sizeof(queue->counters));
     for (uint32_t i = 0; i < queue->nstatistics; i++)
         app->counters[INTEL82599_NCOUNTERS + i] =
             __atomic_load_n(&queue->statistics[i], __ATOMIC_RELAXED);
+}
+
+static void intel82599_tick(struct app *app)
+{
+    intel82599_show(app->state, app);
 }
 
 static uint32_t intel82599_held(const struct app *app)
@@ -567,7 +556,7 @@ static int intel82599_arm(struct app *app, struct wake *wake)
 void intel82599_put_context(struct intel82599_queue *queue, uint64_t low, uint64_t high)
 {
     put_hole(&queue->tx, low, high);
-    write_tail(queue->tx.tail, queue->tx.next, queue->tx.n);
+    give(queue->tx.tail, queue->tx.next, queue->tx.n);
 }
 
 uint32_t intel82599_release(struct intel82599_queue *queue, struct pool *pool,

@@ -162,6 +162,7 @@ class Nic(Setup):
         self._told_of_link = self._told_of_claim = False
         self._next_statistics = 0.0
         self._rings = Memory(2 << 20, huge=function.is_physical)
+        self._lent: list[Memory] = []
         try:
             self._map(memory)
             self.area = Area(self._rings, self._map(self._rings))
@@ -178,6 +179,18 @@ class Nic(Setup):
         start = int(ffi.cast("uintptr_t", memory.address))
         self.function.map(start, start, memory.size)
         return list(range(start, start + memory.size, 2 << 20))
+
+    def lend(self, size: int) -> tuple[Memory, list[int]]:
+        """Return memory that the card reaches, and where it sees each 2 MiB of it.
+
+        It is there until the card is closed.
+
+        Raises:
+            DeviceError: there is none.
+        """
+        memory = Memory(size, huge=self.function.is_physical)
+        self._lent.append(memory)
+        return memory, self._map(memory)
 
     # -- queues ----------------------------------------------------------------
 
@@ -504,7 +517,8 @@ class Nic(Setup):
             self.function.close()
             for fd in self._eventfds:
                 os.close(fd)
-            self._rings.close()
+            for memory in (self._rings, *self._lent):
+                memory.close()
 
 
 assert len(NAMES) == len(STATISTICS) + len(EVENTS) <= STATISTICS_MAX  # noqa: S101

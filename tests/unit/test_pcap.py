@@ -40,15 +40,15 @@ from tests.harness import Harness
 from tests.requirements import SEARCH_PATH
 
 A, B, C, D = b"a" * 60, b"b" * 61, b"c" * 1514, b"d"
-Save = Callable[[bytes], Path]
+Save = Callable[..., Path]
 
 
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
     """Save a capture and return its path."""
 
-    def write(content: bytes) -> Path:
-        path = tmp_path / "in.pcap"
+    def write(content: bytes, name: str = "in.pcap") -> Path:
+        path = tmp_path / name
         path.write_bytes(content)
         return path
 
@@ -241,7 +241,7 @@ def test_done(save: Save) -> None:
 @pytest.mark.parametrize("nframes", [3, 300])  # within the buffer, and beyond
 def test_loop(save: Save, nframes: int) -> None:
     frames = [struct.pack(">I", i) + C for i in range(nframes)]
-    with Harness(PcapReader(save(classic(frames)), loop=True)) as harness:
+    with Harness(PcapReader(save(classic(frames)), rounds=0)) as harness:
         received = list[bytes]()
         while len(received) < 2 * nframes + 1:
             assert harness.breathe() == lib.WORKER_BURST
@@ -251,7 +251,7 @@ def test_loop(save: Save, nframes: int) -> None:
 
 
 def test_a_loop_over_nothing_ends(save: Save) -> None:
-    reader = PcapReader(save(header() + record(b"", original=1)), loop=True)
+    reader = PcapReader(save(header() + record(b"", original=1)), rounds=0)
     with Harness(reader) as harness:
         assert harness.drain() == []
         assert reader.is_done
@@ -259,12 +259,50 @@ def test_a_loop_over_nothing_ends(save: Save) -> None:
 
 def test_a_loop_over_a_file_that_is_replaced(save: Save) -> None:
     path = save(classic([C] * 300))
-    with Harness(PcapReader(path, loop=True), burst=256) as harness:
+    with Harness(PcapReader(path, rounds=0), burst=256) as harness:
         harness.breathe()
         path.write_bytes(b"no capture any more" * 100000)
         harness.received()
         assert set(harness.drain()) == {C}
         assert harness.counters["end-bad-record"] >= 1
+
+
+@pytest.mark.parametrize("nframes", [1, 3, 3000])
+def test_several_files_and_rounds(save: Save, nframes: int) -> None:
+    files, expected = [], list[bytes]()
+    for n in range(3):
+        frames = [struct.pack(">IH", i, n) + C[6:] for i in range(nframes)]
+        make = ng if n == 1 else classic
+        files.append(save(make(frames), name=f"{n}.pcap"))
+        expected += frames
+    for rounds in (1, 2, 3):
+        reader = PcapReader(files, rounds=rounds)
+        with Harness(reader) as harness:
+            received = list[bytes]()
+            while not reader.is_done:
+                harness.breathe()
+                received += harness.received()
+        assert received == expected * rounds
+
+
+def test_the_file_after_a_damaged_one_is_read(save: Save) -> None:
+    good, cut = save(classic([B]), name="good"), save(classic([A, A])[:-1], name="cut")
+    reader = PcapReader([cut, good], rounds=2)
+    with Harness(reader) as harness:
+        assert harness.drain() == [A, B, A, B]
+        assert harness.counters["drop-truncated-file"] == 2
+        assert str(reader.supervise()).startswith(
+            f"{cut}: cut off inside of the record"
+        )
+        assert reader.supervise() is None
+
+
+def test_no_file_is_opened_where_one_cannot_be(save: Save) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for wrong in (save(b"", name="empty"), Path("/dev/zero"), Path("/nowhere")):
+        with pytest.raises((ConfigError, DeviceError), match=str(wrong)):
+            Harness(PcapReader([save(classic([A])), wrong])).close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 MS = 1000000
@@ -307,7 +345,7 @@ def test_timing(save: Save, content: bytes) -> None:
 
 def test_timing_begins_again_with_each_round(save: Save) -> None:
     content = header() + record(A, time=(5, 0)) + record(B, time=(5, 2000))
-    with Harness(PcapReader(save(content), timing=True, loop=True)) as harness:
+    with Harness(PcapReader(save(content), timing=True, rounds=0)) as harness:
         frames = []
         for _ in range(6):
             harness.breathe(MS)

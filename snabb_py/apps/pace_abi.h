@@ -1,0 +1,23 @@
+/* Configuration, state and counters of Pace; ports in pace.py. */
+
+struct pace_config {
+    double per_packet; /* ns that a packet takes, */
+    double per_byte;   /* and each of its bytes on the wire */
+    double catch_up;   /* ns behind its rate that it makes up for */
+    uint64_t count;    /* packets that pass, 0: all */
+};
+
+enum {
+    PACE_MISSED_LATE, /* packets: of time in which none came, or none was taken */
+    PACE_NCOUNTERS
+};
+
+struct pace_state {
+    uint64_t passed;
+    uint64_t since; /* ns; credit was last given */
+    double credit;  /* ns; a packet may pass when it is not negative */
+    double missed;  /* packets, less than one, not counted yet */
+    double mean;    /* ns that packets took so far, of the last ones above all */
+};
+
+extern const struct app_ops pace_ops;
