@@ -170,8 +170,9 @@ class PcapReader(FiniteSource):
 
     @property
     def outside(self) -> str:
-        """The files that are read."""
-        return f"pcap:{' '.join(self.paths)}"
+        """The file that is read; of several, the first one."""
+        more = len(self.paths) - 1
+        return f"pcap:{self.paths[0]}" + (f" and {more} more" if more else "")
 
     def open(self, resources: Resources) -> None:
         """Open the files and read on to the first packet of each.
