@@ -20,10 +20,10 @@ from snabb_py.errors import ConfigError
 from snabb_py.virtio.frontend import Frontend, Guest
 from snabb_py.virtio.nfv_keys import KEYS
 from tests import guest as linux
+from tests.cable import End
 from tests.captures import EndOfSenseError, frames_in
 from tests.harness import Harness
 from tests.hosts import until
-from tests.integration.test_rawsocket import End
 from tests.integration.test_tap import hush, is_there
 from tests.nfv_program import ROOT, Program, call, port, toml, traffic
 

@@ -16,17 +16,10 @@ from snabb_py._native import ffi, lib
 from snabb_py.apps.tap import Tap, TapDevice
 from snabb_py.engine.resources import Registry
 from snabb_py.errors import ConfigError, DeviceError
+from tests.cable import FRAMES, End, filled, super_frame
 from tests.harness import Harness
 from tests.hosts import run, wait_for_carrier
-from tests.integration.test_rawsocket import (
-    FRAMES,
-    End,
-    filled,
-    give,
-    offload,
-    super_frame,
-    take,
-)
+from tests.integration.test_rawsocket import give, offload, take
 
 pytestmark = pytest.mark.need("root", "netns", "tun")
 
