@@ -62,6 +62,48 @@ bool packet_finish_checksum(struct packet *packet)
     return true;
 }
 
+static bool ends_with(const struct packet *packet, const struct wire_ip *ip)
+{
+    const uint8_t *header = packet->data + ip->header;
+    uint32_t size = ip->version == 4
+                        ? load_be16(header + IPV4_TOTAL_LENGTH)
+                        : WIRE_IPV6_SIZE + load_be16(header + IPV6_PAYLOAD_LENGTH);
+    return ip->header + size == packet->length;
+}
+
+bool packet_find_unfinished(struct packet *packet)
+{
+    const uint8_t *frame = packet->data;
+    struct wire_ip tunnel, ip;
+    if (!wire_parse_ip(frame, packet->length, &ip))
+        return false;
+    if (wire_is_tunnel(&ip)) {
+        tunnel = ip;
+        if (!wire_parse_inner_ip(frame, packet->length, &tunnel, &ip))
+            return false;
+    }
+    bool is_tcp = ip.protocol == WIRE_TCP;
+    if ((!is_tcp && ip.protocol != WIRE_UDP) || ip.is_fragment ||
+        !ends_with(packet, &ip))
+        return false;
+    uint32_t size = packet->length - ip.payload, address = ip.version == 4 ? 4 : 16;
+    if (size < (is_tcp ? WIRE_TCP_SIZE : WIRE_UDP_SIZE))
+        return false;
+    /* The header is within the frame from here on. */
+    uint32_t offset = is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM;
+    uint64_t sum = htobe16(ip.protocol) + (uint64_t)htobe16((uint16_t)size);
+    sum = checksum_add_small(sum, frame + ip.source, address);
+    sum = checksum_add_small(sum, frame + ip.destination, address);
+    uint16_t field;
+    memcpy(&field, frame + ip.payload + offset, sizeof(field));
+    if (likely(field != checksum_fold(sum)))
+        return false;
+    packet->flags = PACKET_CSUM_PARTIAL;
+    packet->csum_start = (uint16_t)ip.payload;
+    packet->csum_offset = (uint16_t)offset;
+    return true;
+}
+
 /* ---- virtio -------------------------------------------------------------- */
 
 static bool is_gso_type(uint8_t type)
@@ -172,12 +214,6 @@ static uint32_t checksum_field(const struct wire_ip *ip)
     return ip->payload + (ip->protocol == WIRE_TCP ? TCP_CHECKSUM : UDP_CHECKSUM);
 }
 
-static bool is_tunnel(const struct wire_ip *ip)
-{
-    return (ip->protocol == WIRE_IPV4_IN_IP || ip->protocol == WIRE_IPV6_IN_IP) &&
-           !ip->is_fragment;
-}
-
 /* A jumbogram (RFC 2675) has an option that its segments must not have. */
 static bool is_jumbogram(const uint8_t *frame, const struct wire_ip *ip)
 {
@@ -194,19 +230,17 @@ static bool find_ip(const struct packet *packet, struct super *super)
     tunnel->version = 0;
     if (!wire_parse_ip(frame, length, ip))
         return false;
-    if (!is_tunnel(ip))
+    if (!wire_is_tunnel(ip))
         return true;
     *tunnel = *ip;
     return !is_jumbogram(frame, tunnel) &&
-           (tunnel->protocol == WIRE_IPV4_IN_IP
-                ? wire_parse_ipv4(frame, length, tunnel->payload, ip)
-                : wire_parse_ipv6(frame, length, tunnel->payload, ip));
+           wire_parse_inner_ip(frame, length, tunnel, ip);
 }
 
 bool packet_is_tunnelled(const struct packet *packet)
 {
     struct wire_ip ip;
-    return wire_parse_ip(packet->data, packet->length, &ip) && is_tunnel(&ip);
+    return wire_parse_ip(packet->data, packet->length, &ip) && wire_is_tunnel(&ip);
 }
 
 /* False: the frame is not a super-frame that can be cut up. */

@@ -43,6 +43,14 @@ uint16_t checksum(const uint8_t *data, uint32_t n);
  * drop the packet. */
 bool packet_finish_checksum(struct packet *packet);
 
+/* Find out whether the checksum of TCP or UDP is unfinished, in a frame that comes with
+ * no word of it, and say so in the metadata: its field holds the pseudo header's sum. A
+ * finished one is that sum by chance (1 in 65536), and then it is what finishing makes of
+ * it: so nothing is changed but, as often, an error passed over that is in the frame.
+ * What may be in a tunnel is found there, one deep; not in fragments nor in frames that
+ * do not end where IP does. The packet has no offload yet. */
+bool packet_find_unfinished(struct packet *packet);
+
 enum { SEGMENTS_MAX = 1024 }; /* more are never made of one super-frame */
 
 /* Cut a super-frame (gso_type is set) into frames that are right by themselves:

@@ -259,6 +259,22 @@ static inline bool wire_parse_ip(const uint8_t *frame, uint32_t length,
     return false;
 }
 
+/* There is IP in this IP (RFC 2003, 2473, 4213). */
+static inline bool wire_is_tunnel(const struct wire_ip *ip)
+{
+    return (ip->protocol == WIRE_IPV4_IN_IP || ip->protocol == WIRE_IPV6_IN_IP) &&
+           !ip->is_fragment;
+}
+
+/* Parse the IP header inside of a tunnel. False: it is none, or not all there. */
+static inline bool wire_parse_inner_ip(const uint8_t *frame, uint32_t length,
+                                       const struct wire_ip *tunnel, struct wire_ip *ip)
+{
+    return tunnel->protocol == WIRE_IPV4_IN_IP
+               ? wire_parse_ipv4(frame, length, tunnel->payload, ip)
+               : wire_parse_ipv6(frame, length, tunnel->payload, ip);
+}
+
 /* Bytes of the TCP header at an offset, options included; 0: not all there. */
 static inline uint32_t wire_tcp_size(const uint8_t *frame, uint32_t length,
                                      uint32_t offset)
