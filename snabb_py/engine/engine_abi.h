@@ -293,6 +293,8 @@ void pool_init(struct pool *pool, uint8_t *memory, const uint64_t *iovas,
                struct chunk *chunks, uint32_t nchunks);
 uint64_t pool_memory_needed(uint32_t nsmall, uint32_t nlarge);
 uint32_t pool_chunks_needed(uint32_t nsmall, uint32_t nlarge, uint32_t nworkers);
+/* Slot i of a class, whoever has it. */
+struct packet *pool_packet(const struct pool *pool, uint32_t slot_class, uint32_t i);
 /* Packets on the stacks; exact only while no worker runs. */
 uint32_t pool_count(const struct pool *pool, uint32_t slot_class);
 /* Give packets of any class back from a thread that owns no freelist. */

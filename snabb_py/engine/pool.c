@@ -24,6 +24,16 @@ uint32_t pool_chunks_needed(uint32_t nsmall, uint32_t nlarge, uint32_t nworkers)
     return nsmall + nlarge + 2 * (nworkers + 1);
 }
 
+struct packet *pool_packet(const struct pool *pool, uint32_t slot_class, uint32_t i)
+{
+    bool is_small = slot_class == PACKET_SMALL;
+    uint32_t stride = is_small ? PACKET_SMALL_STRIDE : PACKET_LARGE_STRIDE;
+    uint32_t per_page = HUGE_PAGE / stride;
+    uint8_t *first = is_small ? pool->base : (uint8_t *)pool->first_large;
+    return (struct packet *)(void *)(first + (uint64_t)(i / per_page) * HUGE_PAGE +
+                                     (uint64_t)(i % per_page) * stride);
+}
+
 static uint64_t *full_stack(struct pool *pool, uint32_t slot_class)
 {
     return slot_class == PACKET_SMALL ? &pool->full_small : &pool->full_large;
@@ -91,19 +101,17 @@ static void pool_give(struct pool *pool, uint32_t slot_class,
 
 /* Cut slots out of 2 MiB pages, none across the end of one. Chunks are given in
  * reverse, so that the first slots are the first to be used. */
-static uint8_t *lay_out(struct pool *pool, uint8_t *memory, const uint64_t *iovas,
-                        uint32_t slot_class, uint32_t n, uint32_t stride)
+static void lay_out(struct pool *pool, const uint64_t *iovas, uint32_t slot_class,
+                    uint32_t n)
 {
-    uint32_t per_page = HUGE_PAGE / stride;
     struct packet *batch[POOL_CHUNK];
     uint32_t nbatch = 0;
     for (uint32_t i = n; i-- > 0;) {
-        uint32_t page = i / per_page;
-        uint64_t offset = (uint64_t)(i % per_page) * stride;
-        uint8_t *slot = memory + (uint64_t)page * HUGE_PAGE + offset;
-        struct packet *packet = (struct packet *)(void *)slot;
+        struct packet *packet = pool_packet(pool, slot_class, i);
+        uint64_t offset = (uint64_t)((uint8_t *)packet - pool->base);
         packet->slot_class = (uint8_t)slot_class;
-        packet->iova = iovas ? iovas[page] + offset : (uint64_t)(uintptr_t)slot;
+        packet->iova = iovas ? iovas[offset / HUGE_PAGE] + offset % HUGE_PAGE
+                             : (uint64_t)(uintptr_t)packet;
         batch[nbatch++] = packet;
         if (nbatch == POOL_CHUNK || i == 0) {
             pool_give(pool, slot_class, batch, nbatch);
@@ -111,7 +119,6 @@ static uint8_t *lay_out(struct pool *pool, uint8_t *memory, const uint64_t *iova
         }
     }
     pool->npackets[slot_class] = n;
-    return memory + slots_size(n, stride);
 }
 
 void pool_init(struct pool *pool, uint8_t *memory, const uint64_t *iovas,
@@ -122,12 +129,10 @@ void pool_init(struct pool *pool, uint8_t *memory, const uint64_t *iovas,
     pool->base = memory;
     pool->chunks = chunks;
     pool->nchunks = nchunks;
-    uint8_t *large =
-        lay_out(pool, memory, iovas, PACKET_SMALL, nsmall, PACKET_SMALL_STRIDE);
-    pool->first_large = (struct packet *)(void *)large;
-    if (iovas)
-        iovas += (large - memory) / HUGE_PAGE;
-    lay_out(pool, large, iovas, PACKET_LARGE, nlarge, PACKET_LARGE_STRIDE);
+    pool->first_large =
+        (struct packet *)(void *)(memory + slots_size(nsmall, PACKET_SMALL_STRIDE));
+    lay_out(pool, iovas, PACKET_SMALL, nsmall);
+    lay_out(pool, iovas, PACKET_LARGE, nlarge);
     /* Half of all at most lie in freelists: who only frees must not keep what another
      * is waiting for. */
     for (uint32_t i = 0; i < PACKET_NCLASSES; i++)
