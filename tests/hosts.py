@@ -187,8 +187,8 @@ class Wire:
 
     Attributes:
         a, b: the hosts.
-        ends: our two interfaces, whose other ends the hosts have ("raw"), or which the
-            hosts have themselves ("tap").
+        ends: our two interfaces, whose other ends the hosts have ("raw", "xdp"), or
+            which the hosts have themselves ("tap").
         forwarding: the program.
     """
 
@@ -200,7 +200,7 @@ class Wire:
         number = next(_numbers)
         self.ends = [f"s{os.getpid() % 10**6}{end}{number}" for end in "ab"]
         peers = [f"{end}p" for end in self.ends]
-        if kind == "raw":
+        if kind != "tap":
             for end, peer in zip(self.ends, peers, strict=True):
                 run("ip", "link", "add", end, "type", "veth", "peer", "name", peer)
                 stack.callback(subprocess.run, ["ip", "link", "del", end], check=False)
@@ -210,11 +210,11 @@ class Wire:
         self.forwarding = Forwarding(*words, "--hops", "8", "--bidir")
         stack.callback(self.forwarding.kill)
         for host, end, peer in zip((self.a, self.b), self.ends, peers, strict=True):
-            host.adopt(peer if kind == "raw" else end, mtu)
+            host.adopt(end if kind == "tap" else peer, mtu)
 
     def _settings(self) -> list[str]:
         """Return the settings of our interfaces, where there are any."""
-        if self.kind != "raw":
+        if self.kind == "tap":
             return []
         return [
             run("ethtool", "-k", end)
@@ -236,6 +236,6 @@ class Wire:
 
 @contextmanager
 def wire(kind: str, mtu: int = 1500) -> Iterator[Wire]:
-    """Join two hosts by "raw" or "tap" interfaces."""
+    """Join two hosts by "raw", "xdp" or "tap" interfaces."""
     with ExitStack() as stack:
         yield Wire(kind, mtu, stack)

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,6 +133,14 @@ def has_packing() -> bool:
     return Path(library.strip()).is_absolute()
 
 
+def has_xdp() -> bool:
+    try:
+        socket.socket(44, socket.SOCK_RAW).close()  # AF_XDP
+    except OSError:
+        return False
+    return True
+
+
 def has_two_cpus() -> bool:
     return len(os.sched_getaffinity(0)) > 1
 
@@ -190,6 +199,7 @@ REQUIREMENTS = {
     "tun": Requirement(has_tun, "the right to open /dev/net/tun"),
     "two-cpus": Requirement(has_two_cpus, "two CPUs"),
     "vlan": Requirement(has_vlan, "VLAN interfaces in the kernel (module 8021q)"),
+    "xdp": Requirement(has_xdp, "XDP sockets in the kernel (CONFIG_XDP_SOCKETS)"),
 }
 
 

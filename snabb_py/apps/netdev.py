@@ -1,10 +1,11 @@
-"""The kernel's interfaces by name: what RawSocket and Tap ask and tell about them.
+"""The kernel's interfaces by name: what RawSocket, Xdp and Tap ask and tell about them.
 
 By ioctl on a socket of the caller's: it sees the network namespace that the socket was
 made in, whatever this process does later. Source: netdevice(7). Imports errors.
 """
 
 import abc
+import array
 import contextlib
 import errno
 import fcntl
@@ -18,9 +19,15 @@ from snabb_py.errors import ConfigError, DeviceError
 # linux/sockios.h
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
+SIOCGIFMTU = 0x8921
 SIOCSIFMTU = 0x8922
 SIOCGIFHWADDR = 0x8927
 SIOCGIFINDEX = 0x8933
+SIOCETHTOOL = 0x8946
+
+# linux/ethtool.h
+ETHTOOL_GFLAGS = 0x25
+ETH_FLAG_RXVLAN = 1 << 8
 
 IFF_UP = 1
 #: Hardware types with an Ethernet header (linux/if_arp.h): ARPHRD_ETHER, _LOOPBACK.
@@ -85,6 +92,22 @@ def set_up(sock: socket.socket, name: str) -> None:
     fcntl.ioctl(sock, SIOCSIFFLAGS, request)
 
 
+def mtu(sock: socket.socket, name: str) -> int | None:
+    """Return the longest payload of a frame, or None: there is none of this name."""
+    return _ask(sock, name, SIOCGIFMTU, IFREQ_INT)
+
+
+def takes_tags(sock: socket.socket, name: str) -> bool:
+    """Return whether an interface takes VLAN tags out of frames (rx-vlan-offload)."""
+    value = array.array("I", [ETHTOOL_GFLAGS, 0])  # struct ethtool_value
+    request = struct.pack("16sP16x", name.encode(), value.buffer_info()[0])
+    try:
+        fcntl.ioctl(sock, SIOCETHTOOL, request)
+    except OSError:  # it has no such settings, or has gone
+        return False
+    return bool(value[1] & ETH_FLAG_RXVLAN)
+
+
 def set_mtu(sock: socket.socket, name: str, mtu: int) -> None:
     """Set the longest payload of a frame, in bytes; OSError when it cannot be."""
     fcntl.ioctl(sock, SIOCSIFMTU, IFREQ_INT.pack(name.encode(), mtu))
@@ -104,7 +127,7 @@ class Followed(abc.ABC):
     """An interface that is in use, whatever becomes of it: what to tell the user.
 
     Args:
-        kind: "raw" or "tap", for the user.
+        kind: "raw", "xdp" or "tap", for the user.
         ifname: what it is called to begin with.
     """
 

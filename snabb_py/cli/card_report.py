@@ -49,12 +49,13 @@ class CardMeter:
     def summary(self, ended: float) -> dict[str, Any]:
         """Return the counts, with rates over the whole run until `ended`."""
         counters = [p.card.counters for p in self.ports]
-        workers = Meter(self.engine, (), self.start).summary(ended)["workers"]
+        common = Meter(self.engine, (), self.start).summary(ended)
         return {
             "seconds": round(ended - self.start, 3),
             "cards": self._describe(counters, self._first, ended - self.start),
             "pages_lost": int(lib.guard_total()),
-            "workers": workers,
+            "modes": common["modes"],
+            "workers": common["workers"],
         }
 
     def _describe(

@@ -4,7 +4,7 @@ null               gives nothing, swallows everything
 sink               gives nothing, checks the numbers and checksums of what comes
 gen[,OPTION]...    a generator of frames for the card, and a sink of what comes back
 cable              joins two cards to each other
-raw:, tap:, pcap:  see `interfaces`
+raw:, xdp:, tap:, pcap:  see `interfaces`
 """
 
 import math
@@ -31,9 +31,9 @@ from snabb_py.nic.vfio_user import Server
 #: Wires that several cards can have, each its own.
 SHARED = ("null", "sink", "gen")
 GENERATOR = "gen[,rate=PPS|Gbps][,size=N|N+N...|imix][,flows=N][,vlan=N][,ip=4|6]"
-INTERFACES = ("raw", "tap", "pcap", "null")
+INTERFACES = ("raw", "xdp", "tap", "pcap", "null")
 WIRES = (
-    "null, sink, gen[,OPTION]..., cable, raw:IFNAME, tap:NAME "
+    "null, sink, gen[,OPTION]..., cable, raw:IFNAME, xdp:IFNAME[,queue=N], tap:NAME "
     "or pcap:IN.pcap[,OUT.pcap]"
 )
 RATE = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]{1,3})?)((?:[kM]?pps)?|Gbps)")

@@ -35,7 +35,7 @@ GENERATOR_OPTIONS = ("rate", "size", "flows", "vlan", "ip", "count")
 #: Whom a generator sends to: MAC address and VLAN.
 Target = tuple[bytes, int | None]
 SIM = (
-    "sim[,inline][,wire=gen|sink|null|tap:NAME|raw:IFNAME|pcap:F]"
+    "sim[,inline][,wire=gen|sink|null|tap:NAME|raw:IFNAME|xdp:IFNAME|pcap:F]"
     "[,rate=PPS|Gbps|max][,size=N|N+N...|imix][,flows=N][,vlan=N][,ip=4|6][,count=N]"
     "[,ring=N][,mtu=N][,mac=MAC]"
 )
@@ -224,8 +224,8 @@ def attach_wire(  # noqa: PLR0913 - what a card and its wire are
     wire = parsed.options.get("wire", "gen")
     worker = None if is_inline or not has_room() else nworkers
     rate = parsed.options.get("rate", "")
-    if is_inline and wire.partition(":")[0] in {"tap", "raw"}:
-        raise parsed.fail("inline: its time is modelled, that of a tap or raw is not")
+    if is_inline and wire.partition(":")[0] in {"tap", "raw", "xdp"}:
+        raise parsed.fail("inline: its time is modelled, that of the kernel is not")
     if wire != "gen" and any(key in parsed.options for key in GENERATOR_OPTIONS):
         raise parsed.fail(f"{', '.join(GENERATOR_OPTIONS)}: only with wire=gen")
     card = Card(
@@ -264,7 +264,7 @@ def _attach_wire(  # noqa: PLR0913 - see attach_wire
         config.app(sim.exit, Checker, worker=worker)
     elif wire == "null":
         config.app(sim.exit, Sink, worker=worker)
-    elif kind in {"tap", "raw", "pcap"}:
+    elif kind in {"tap", "raw", "xdp", "pcap"}:
         from snabb_py.cli.interfaces import attach
 
         before = set(config.apps)

@@ -17,8 +17,9 @@ from snabb_py.cli.options import (
     Number,
     card_options,
     complete_interface,
-    engine_options,
+    place_workers,
     report_options,
+    workers_options,
 )
 from snabb_py.cli.run import Ending, Reporter, printable, run
 from snabb_py.engine.app import FiniteSource
@@ -29,6 +30,8 @@ from snabb_py.errors import ConfigError
 MOST_HOPS = 1000
 #: Interfaces of which there can be several with the same word.
 SEVERAL = ("null", "sim")
+#: Those of which each worker can have a part of its own.
+SHARED_OUT = ("null", "xdp")
 
 
 def build(  # noqa: PLR0913 - the options of a program
@@ -39,6 +42,7 @@ def build(  # noqa: PLR0913 - the options of a program
     bidir: bool,
     police: float | None,
     ring_size: int | None = None,
+    nworkers: int = 1,
 ) -> tuple[Config, list[Direction]]:
     """Return the app network and what to count in it.
 
@@ -49,6 +53,7 @@ def build(  # noqa: PLR0913 - the options of a program
         bidir: also from b to a.
         police: Gbps that may pass in each direction.
         ring_size: see `attach`.
+        nworkers: each has a queue of both interfaces, and a chain.
 
     Raises:
         ConfigError: an interface's name is wrong, or one is used twice.
@@ -57,28 +62,60 @@ def build(  # noqa: PLR0913 - the options of a program
     a, b = a or "sim", b or "sim"
     if a == b and a.partition(",")[0] not in SEVERAL:
         raise ConfigError(f'interface "{a}": cannot be both ends')
-    ends = tuple(
-        attach(config, name, word, number=number, ring_size=ring_size)
-        for number, (name, word) in enumerate((("a", a), ("b", b)))
-    )
-    if a == b:
-        ends = tuple(
-            replace(end, word=f"{end.word} ({name})")
-            for end, name in zip(ends, "ab", strict=True)
-        )
     directions = []
-    ways = (("ab", ends[0], ends[1]), ("ba", ends[1], ends[0]))
-    for name, source, target in ways:
-        if source.receive is None and name == "ba" and bidir:
-            raise ConfigError(f'nothing comes from "{source.word}": not with --bidir')
-        if source.receive is None or (name == "ba" and not bidir):
-            _leave_out(config, source, target)
-            continue
-        apps = _chain(config, name, source, target, hops=hops, police=police)
-        directions.append(Direction(source, target, tuple(apps)))
+    for worker in range(nworkers):
+        part = str(worker) if nworkers > 1 else ""
+        words = tuple(_queue_of(word, worker) if part else word for word in (a, b))
+        before = set(config.apps)
+        ends = _attach_ends(config, words, part, ring_size)
+        for name, source, target in zip(("ab", "ba"), ends, ends[::-1], strict=True):
+            if source.receive is None and name == "ba" and bidir:
+                raise ConfigError(
+                    f'nothing comes from "{source.word}": not with --bidir'
+                )
+            if source.receive is None or (name == "ba" and not bidir):
+                _leave_out(config, source, target)
+                continue
+            apps = _chain(config, name + part, source, target, hops=hops, police=police)
+            directions.append(Direction(source, target, tuple(apps)))
+        if part:
+            for app in config.apps.keys() - before:
+                config.place(app, worker)
     if not directions:
         raise ConfigError(f'nothing comes from "{a}": there is nothing to forward')
     return config, directions
+
+
+def _attach_ends(
+    config: Config, words: tuple[str, ...], part: str, ring_size: int | None
+) -> tuple[Interface, ...]:
+    """Add the apps of both interfaces, or of a worker's part of them."""
+    ends = tuple(
+        attach(config, name + part, word, number=number, ring_size=ring_size)
+        for number, (name, word) in enumerate(zip("ab", words, strict=True))
+    )
+    if words[0] != words[1]:
+        return ends
+    return tuple(
+        replace(end, word=f"{end.word} ({name})")
+        for end, name in zip(ends, "ab", strict=True)
+    )
+
+
+def _queue_of(word: str, worker: int) -> str:
+    """Return a worker's part of an interface.
+
+    Raises:
+        ConfigError: it has no parts.
+    """
+    if word == "null":
+        return word
+    if word.partition(":")[0] not in SHARED_OUT or "," in word:
+        raise ConfigError(
+            f'interface "{word}": cannot be shared out among workers: expected '
+            "xdp:IFNAME or null"
+        )
+    return f"{word},queue={worker}"
 
 
 def _leave_out(config: Config, source: Interface, target: Interface) -> None:
@@ -174,7 +211,7 @@ def is_done(engine: Engine, directions: list[Direction]) -> bool:
     help="Print the app network (dot: for Graphviz) and exit.",
 )
 @report_options
-@engine_options
+@workers_options
 def program(  # noqa: PLR0913 - the options of a program
     *,
     a: str | None,
@@ -188,7 +225,8 @@ def program(  # noqa: PLR0913 - the options of a program
     duration: float | None,
     interval: float,
     as_json: bool,
-    cpu: int | None,
+    workers: int | None,
+    cpu_list: str | None,
     busy: bool,
 ) -> None:
     """Join the interfaces A and B through a chain of forwarders.
@@ -198,6 +236,7 @@ def program(  # noqa: PLR0913 - the options of a program
       0000:01:00.0[,OPTION]... an Intel 82599, by its PCI address
       sim[,OPTION]...          a software 82599, through the same driver
       raw:IFNAME[,ring=N]      a network interface of the kernel
+      xdp:IFNAME[,queue=N]     a queue of one, past the kernel
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
       null                     gives nothing, swallows everything
@@ -211,8 +250,8 @@ def program(  # noqa: PLR0913 - the options of a program
       ring=N mtu=N             descriptors of each ring; 9000 bytes
       mac=MAC                  receive what is for MAC or the card, not all
     and of sim
-      wire=WORD                gen (default), sink, null, tap:NAME, raw:IFNAME, or
-                               pcap:F[,F], which must come last
+      wire=WORD                gen (default), sink, null, tap:NAME, raw:IFNAME,
+                               xdp:IFNAME or pcap:F[,F], which must come last
       rate=14.88Mpps|2.5Gbps   send at this rate whatever the card takes
       rate=max                 as fast as the card takes frames, beyond 10 Gb/s
       size=64 size=64+1518 size=imix flows=16 vlan=N ip=6 count=N
@@ -223,6 +262,10 @@ def program(  # noqa: PLR0913 - the options of a program
     Offered and forwarded are counted at the wires. Software cards have a worker of
     their own (--sim-cpu), on a machine with one CPU that of their drivers. Rates are
     what this machine did, inline too; there only what is lost is modelled time's.
+
+    With --workers N, or --cpu LIST, each worker has a chain of its own between the
+    queues of its number, from 0 on, of xdp interfaces: `ethtool -L` sets how many there
+    are. What comes in on other queues goes to the kernel.
 
     --police is a token bucket: 250 ms of the rate, 128 KiB at least, may pass at
     once.
@@ -236,6 +279,7 @@ def program(  # noqa: PLR0913 - the options of a program
     Examples:
       snabb-py forward --hops 8 --bidir
       snabb-py forward raw:eth1 raw:eth2 --bidir --police 2
+      snabb-py forward xdp:eth1 xdp:eth2 --bidir --cpu 2,3
       snabb-py forward 0000:01:00.0 0000:01:00.1 --bidir --cpu 2
       snabb-py forward sim,rate=7.81Mpps sim,rate=7.81Mpps --hops 8 --bidir
       snabb-py forward sim,inline,count=1e6 sim,inline,count=1e6 --hops 8 --bidir
@@ -244,13 +288,20 @@ def program(  # noqa: PLR0913 - the options of a program
     """
     if (a is None) != (b is None):
         raise click.UsageError("give both interfaces, or neither")
+    cpus = place_workers(workers, cpu_list)
     config, directions = build(
-        a, b, hops=hops, bidir=bidir, police=police, ring_size=ring_size
+        a,
+        b,
+        hops=hops,
+        bidir=bidir,
+        police=police,
+        ring_size=ring_size,
+        nworkers=len(cpus),
     )
     if graph:
         print(config.graphviz() if graph == "dot" else text_graph(config, directions))
         return
-    ends = (directions[0].source, directions[0].target)
+    ends = list(dict.fromkeys(e for d in directions for e in (d.source, d.target)))
     words = f"{a} {b}"
     reporter = Reporter(
         "forward",
@@ -261,7 +312,7 @@ def program(  # noqa: PLR0913 - the options of a program
         with (
             Ending() as ending,
             engine_settings(
-                ends, cpus=[cpu], sim_cpu=sim_cpu, log=reporter.log
+                ends, cpus=cpus, sim_cpu=sim_cpu, log=reporter.log
             ) as settings,
             Engine(
                 busy=busy, program="forward", log=reporter.log, **settings

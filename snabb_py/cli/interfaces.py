@@ -1,6 +1,7 @@
 """Interfaces by name: the words that every program takes, made into apps.
 
 raw:IFNAME[,ring=N]     a network interface of the kernel, by AF_PACKET
+xdp:IFNAME[,queue=N]    a queue of one, by AF_XDP, past the kernel
 tap:NAME                a tap interface, made if it is not there
 pcap:IN.pcap[,OUT.pcap] a capture to send, and one to write; either may be left out
 null                    gives nothing, swallows everything
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 UNFINISHED = "drop-unfinished"
 
 KINDS = (
-    "raw:IFNAME[,ring=N], tap:NAME, pcap:IN.pcap[,OUT.pcap], null, sim[,OPTION]... or "
-    "a PCI address"
+    "raw:IFNAME[,ring=N], xdp:IFNAME[,queue=N], tap:NAME, pcap:IN.pcap[,OUT.pcap], "
+    "null, sim[,OPTION]... or a PCI address"
 )
 PCI_ADDRESS = re.compile(
     r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7](,.*)?"
@@ -53,6 +54,7 @@ class Interface:
         receive: port that its packets come from, "a.tx"; None: none come.
         transmit: port that takes packets for it, "a.rx".
         needs_large: super-frames may come: large packets are wanted.
+        nheld: packets that the kernel has in its hands at most.
         entry, exit: apps where packets come in from outside and leave; those of
             `receive` and `transmit` where nothing is said.
         inside: further apps between these and the ports, the outside first.
@@ -65,6 +67,7 @@ class Interface:
     receive: str | None
     transmit: str
     needs_large: bool = False
+    nheld: int = 0
     entry: str = ""
     exit: str = ""
     inside: tuple[str, ...] = ()
@@ -150,10 +153,11 @@ def check_kind(word: str) -> None:
     raise ConfigError(f'interface "{word}": {hint}')
 
 
-def raw_name(word: str) -> str | None:
-    """Return the kernel's name of an interface, None: it is no packet socket's."""
+def kernel_name(word: str) -> str | None:
+    """Return the kernel's name of an interface, None: it is none of the kernel's."""
     kind, _, rest = word.partition(":")
-    return rest.partition(",ring=")[0] if kind == "raw" else None
+    option = {"raw": ",ring=", "xdp": ",queue="}.get(kind)
+    return rest.partition(option)[0] if option else None
 
 
 def _interface_of(sim: Any, name: str, word: str) -> Interface:
@@ -210,7 +214,8 @@ def engine_settings(
         yield {
             "workers": len(cpus) + free,
             "cpus": [*cpus, sim_cpu] if free else cpus,
-            "packets": SIM_PACKETS * max(len(sims), 1),
+            "packets": SIM_PACKETS * max(len(sims), 1)
+            + sum(i.nheld for i in interfaces),
             "large_packets": 1024 if any(i.needs_large for i in interfaces) else 0,
             "breath_ns": INLINE_BREATH_NS if any(inline) else 0,
             **({"physical": True} if any(i.is_physical for i in interfaces) else {}),
@@ -241,7 +246,7 @@ def _attach_raw(
 ) -> Interface:
     from snabb_py.apps.rawsocket import RawSocket, check_ring_size
 
-    ifname = raw_name(word) or ""
+    ifname = kernel_name(word) or ""
     _check_name(word, ifname)
     _, is_said, ring = word.partition(",ring=")
     if is_said and not (ring.isascii() and ring.isdecimal() and len(ring) < LONG):
@@ -253,6 +258,17 @@ def _attach_raw(
         arguments["ring"] = size
     config.app(name, RawSocket, ifname=ifname, **arguments)
     return Interface(word, f"{name}.tx", f"{name}.rx", needs_large=True)
+
+
+def _attach_xdp(config: Config, name: str, word: str, rest: str) -> Interface:
+    from snabb_py.apps.xdp import Xdp
+
+    ifname, is_said, queue = rest.partition(",queue=")
+    _check_name(word, ifname)
+    if is_said and not (queue.isascii() and queue.isdecimal() and len(queue) < LONG):
+        raise ConfigError(f'interface "{word}": queue: "{queue}" is not a whole number')
+    config.app(name, Xdp, ifname=ifname, queue=int(queue or 0))
+    return Interface(word, f"{name}.tx", f"{name}.rx", nheld=Xdp.nheld)
 
 
 def _attach_tap(config: Config, name: str, word: str, rest: str) -> Interface:
@@ -285,6 +301,7 @@ def _attach_pcap(config: Config, name: str, word: str, rest: str) -> Interface:
 
 _MAKERS: dict[str, Callable[[Config, str, str, str], Interface]] = {
     "null": _attach_null,
+    "xdp": _attach_xdp,
     "tap": _attach_tap,
     "pcap": _attach_pcap,
 }

@@ -1,6 +1,7 @@
 """Who the lwAFTR is on its interfaces, where no config says it.
 
-What options do not say is asked of the kernel (`raw:IFNAME`) or made up (`sim`).
+What options do not say is asked of the kernel, for its interfaces (`raw:`, `xdp:`), or
+made up (`sim`).
 """
 
 import ipaddress
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from snabb_py.cli.interfaces import raw_name
+from snabb_py.cli.interfaces import kernel_name
 from snabb_py.errors import ConfigError
 from snabb_py.lwaftr.conf_types import Address, Instance, LwaftrConfig, Queue
 from snabb_py.lwaftr.conf_types import QueueInterface as End
@@ -66,8 +67,7 @@ def end_of(version: int, word: str, said: Said) -> End:
         ConfigError: something cannot be found out, or makes no sense.
         DeviceError: the kernel does not answer.
     """
-    name = raw_name(word)
-    known = Said()
+    known, name = Said(), kernel_name(word)
     if word.partition(",")[0] == "sim":
         known = Said(*MADE_UP[version])
     elif name and "" in (said.address, said.mac, said.next_hop):
@@ -118,7 +118,7 @@ def ask_kernel(name: str, version: int) -> Said:
     with IPRoute() as kernel:
         found = kernel.link_lookup(ifname=name)
         if not found:
-            raise ConfigError(f'interface "raw:{name}": there is none of this name')
+            raise ConfigError(f'interface "{name}": there is none of this name')
         index: int = found[0]
         (link,) = kernel.get_links(index)
         addresses = [
@@ -144,7 +144,7 @@ def kernel_mtu(word: str) -> int | None:
     """Return the bytes of an interface's longest packet, None: the kernel has none."""
     from pyroute2 import IPRoute
 
-    name = raw_name(word)
+    name = kernel_name(word)
     if name is None:
         return None
     with IPRoute() as kernel:

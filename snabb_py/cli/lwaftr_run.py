@@ -14,7 +14,7 @@ from snabb_py.cli.interfaces import (
     UNFINISHED,
     check_kind,
     engine_settings,
-    raw_name,
+    kernel_name,
 )
 from snabb_py.cli.lwaftr_config import Source
 from snabb_py.cli.lwaftr_ends import Said
@@ -96,14 +96,15 @@ def program(  # noqa: PLR0913 - the options of a program
     """Carry packets between the internet and B4s.
 
     Interfaces are what they are for `snabb-py forward`: a card's PCI address, sim,
-    raw:IFNAME, tap:NAME, pcap:IN[,OUT], null. Without any there are two software
-    cards, and each one's wire carries packets made from the binding table: those of
-    the internet on one, those of the B4s on the other. `sim,size=imix` and
+    raw:IFNAME, xdp:IFNAME, tap:NAME, pcap:IN[,OUT], null. Without any there are two
+    software cards, and each one's wire carries packets made from the binding table:
+    those of the internet on one, those of the B4s on the other. `sim,size=imix` and
     `sim,rate=1Mpps` are such cards, too; `sim,wire=tap:tap0` is another.
 
     A config has addresses and next hops; of its queues the first one counts. Without
     one they are options, and what is not given is asked of the kernel for raw:IFNAME
-    (address, MAC address, gateway of the default route, MTU) and made up for a sim.
+    and xdp:IFNAME (address, MAC address, gateway of the default route, MTU) and made up
+    for a sim.
 
     The files are watched. What changes is taken over while all runs, at once and whole
     (put a new file in its place with `mv`); what did not change loses nothing, and next
@@ -206,6 +207,6 @@ def interfaces(v4: str | None, v6: str | None, stick: str | None) -> dict[str, s
     if (v4 is None) != (v6 is None):
         raise click.UsageError("give both --v4 and --v6, or --on-a-stick, or none")
     words = {"v4": v4 or "sim", "v6": v6 or "sim"}
-    if v4 == v6 and (raw_name(words["v4"]) or PCI_ADDRESS.fullmatch(words["v4"])):
+    if v4 == v6 and (kernel_name(words["v4"]) or PCI_ADDRESS.fullmatch(words["v4"])):
         raise click.UsageError(f"one interface for both: --on-a-stick {v4}")
     return words

@@ -291,7 +291,7 @@ def traffic(  # noqa: PLR0913 - the options of a program
       sim[,OPTION]...          a software 82599. Its wire is a tap, nfv0 or the next one
                                that is free; wire=tap:NAME, raw:IFNAME, null, sink,
                                pcap:F[,F], or gen, which sends to the ports
-      raw:IFNAME, tap:NAME, null
+      raw:IFNAME, xdp:IFNAME, tap:NAME, null
                                these have no pools: a bridge in software stands for them
     Options of cards: ring=N, mtu=N; of sim also those of `snabb-py forward --help`.
 

@@ -144,12 +144,13 @@ class NfvMeter:
     def summary(self, ended: float) -> dict[str, Any]:
         """Return the counts, with rates over the whole run until `ended`."""
         with self.lock:
-            workers = Meter(self.engine, (), self.start).summary(ended)["workers"]
+            common = Meter(self.engine, (), self.start).summary(ended)
             return {
                 "seconds": round(ended - self.start, 3),
                 "ports": self._describe(self.totals(), {}, ended - self.start),
                 "drops": self._other_drops(),
-                "workers": workers,
+                "modes": common["modes"],
+                "workers": common["workers"],
             }
 
     def _describe(

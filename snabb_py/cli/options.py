@@ -39,7 +39,8 @@ def complete_interface(
     """Return the interfaces that there are and whose words begin so."""
     names = sorted(path.parent.name for path in Path("/sys/class/net").glob("*/mtu"))
     cards = [d.address for d in pci.devices() if is_supported(d.vendor, d.device)]
-    words = ["null", "sim", *(f"raw:{name}" for name in names), *cards]
+    kernel = (f"{kind}:{name}" for kind in ("raw", "xdp") for name in names)
+    words = ["null", "sim", *kernel, *cards]
     return [word for word in words if word.startswith(incomplete)]
 
 

@@ -155,9 +155,11 @@ class Meter:
         ]
         with self.engine.paused():
             readings = self._read(is_last=True)
+        apps = self.engine.apps.values()
         return {
             "seconds": round(seconds, 3),
             "directions": self._describe(readings, self._first, seconds),
+            "modes": [printable(m) for a in apps if (m := a.instance.mode)],
             "workers": workers,
         }
 
@@ -312,6 +314,8 @@ class Reporter:
             )
             for reason, n in d["drops"].items():
                 self._print(f"    {reason}: {n}")
+        for mode in summary["modes"]:
+            self._print(f"  {mode}")
         for worker in summary["workers"]:
             gap = worker["gap_ns"]
             where = "" if worker["cpu"] is None else f" on CPU {worker['cpu']}"

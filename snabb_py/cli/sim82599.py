@@ -161,6 +161,7 @@ def program(  # noqa: PLR0913 - the options of a program
       gen[,OPTION]...          makes frames for the card, and is a sink
       cable                    joins two cards to each other
       raw:IFNAME[,ring=N]      a network interface of the kernel
+      xdp:IFNAME[,queue=N]     a queue of one, past the kernel
       tap:NAME                 a tap interface, made if it is not there
       pcap:IN.pcap[,OUT.pcap]  a capture to send, and one to write
 

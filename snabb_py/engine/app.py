@@ -125,6 +125,11 @@ class App:
         return {}
 
     @property
+    def mode(self) -> str:
+        """What and how it reaches, for the user; "": there is nothing to be said."""
+        return ""
+
+    @property
     def failure(self) -> str:
         """Why the app cannot do its work, or could not at its end; "": it can."""
         return ""

@@ -14,7 +14,9 @@ import pytest
 from tests.hosts import Host, run, until, wire
 
 pytestmark = pytest.mark.need("root", "netns", "tun", "ping", "iperf3", "tcpdump")
-KINDS = pytest.mark.parametrize("kind", ["raw", "tap"])
+XDP = pytest.param("xdp", marks=pytest.mark.need("xdp"))
+KERNELS = pytest.mark.parametrize("kind", ["raw", XDP])
+KINDS = pytest.mark.parametrize("kind", ["raw", "tap", XDP])
 
 SEND = """
 import socket, struct, sys, time
@@ -45,8 +47,9 @@ def test_ten_thousand_pings(kind: str) -> None:
         summary = w.end()
         for direction in summary["directions"]:
             assert direction["forwarded"] >= 10000
-            # While its host is not there yet, a tap is down.
-            early = [n for r, n in direction["drops"].items() if "-down" in r]
+            # While its host is not there yet, a tap is down, a veth without carrier.
+            away = {"raw": "-down", "tap": "-down", "xdp": "-refused"}[kind]
+            early = [n for r, n in direction["drops"].items() if away in r]
             assert direction["lost"] == sum(early) <= 10
 
 
@@ -84,9 +87,13 @@ def test_iperf_both_ways_at_default_offloads(kind: str) -> None:
 
 
 @pytest.mark.need("seg6")
-def test_tcp_in_a_tunnel_of_the_kernels() -> None:
-    """Super-frames in a tunnel, of which the kernel does not say where to cut them."""
-    with wire("raw") as w:
+@KERNELS
+def test_tcp_in_a_tunnel_of_the_kernels(kind: str) -> None:
+    """Super-frames in a tunnel, of which the kernel does not say where to cut them.
+
+    And checksums in a tunnel, of which XDP does not say that they are unfinished.
+    """
+    with wire(kind) as w:
         until(lambda: answers(w.a, w.b.ipv6), "the first ping")
         for here, there, inner in ((w.a, w.b, "192.0.2.1"), (w.b, w.a, "192.0.2.2")):
             here("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
@@ -103,7 +110,8 @@ def test_tcp_in_a_tunnel_of_the_kernels() -> None:
         until(lambda: ":5201" in w.b("ss", "-ltn"), "the server listens")
         w.a("iperf3", "-n", "30M", "-c", "192.0.2.2", timeout=30)
         server.communicate(timeout=10)
-        assert w.forwarding.counters("a")["rx-super-frames-cut"] > 0
+        found = {"raw": "rx-super-frames-cut", "xdp": "rx-unfinished-checksums"}
+        assert w.forwarding.counters("a")[found[kind]] > 0
         w.end()
 
 
@@ -118,9 +126,9 @@ def records(path: Path) -> list[bytes]:
     return [data for data, _ in RawPcapReader(str(path))]
 
 
-@KINDS
-def test_frames_arrive_byte_for_byte(kind: str, tmp_path: Path) -> None:
-    """VLAN-tagged, doubly tagged, of any size up to an MTU of 9000."""
+@pytest.mark.parametrize(("kind", "mtu"), [("raw", 9000), ("tap", 9000), ("xdp", 3400)])
+def test_frames_arrive_byte_for_byte(kind: str, mtu: int, tmp_path: Path) -> None:
+    """VLAN-tagged, doubly tagged, of any size up to the MTU."""
     rng = random.Random(7)  # noqa: S311 - the same frames each time
     mac = bytes.fromhex("020000000009 020000000008")
     frames = []
@@ -130,18 +138,18 @@ def test_frames_arrive_byte_for_byte(kind: str, tmp_path: Path) -> None:
             for _ in range(i % 3)
         )
         # An MTU leaves room for one tag.
-        most = 9000 - 4 * max(0, i % 3 - 1)
+        most = mtu - 4 * max(0, i % 3 - 1)
         payload = rng.randbytes(rng.choice([46, 100, 1500, most - 1, most]))
         # 88B5 is nobody's: no stack answers or touches it.
         frames.append(mac + tags + b"\x88\xb5" + payload)
     stream = tmp_path / "frames"
     stream.write_bytes(b"".join(len(f).to_bytes(4, "little") + f for f in frames))
     near, far = tmp_path / "near.pcap", tmp_path / "far.pcap"
-    with wire(kind, mtu=9000) as w:
+    with wire(kind, mtu) as w:
         if kind == "tap":
             # A tap is made with 1500 and belongs to the host by now.
             for host in (w.a, w.b):
-                host("ip", "link", "set", "eth", "mtu", "9000")
+                host("ip", "link", "set", "eth", "mtu", str(mtu))
         until(lambda: answers(w.a, w.b.ipv4), "the first ping")
         for sender, receiver in ((w.a, w.b), (w.b, w.a)):
             ours = ("ether", "src", "02:00:00:00:00:08")
@@ -181,8 +189,9 @@ def test_a_vlan_of_the_hosts_own(kind: str) -> None:
         w.end()
 
 
-def test_an_interface_goes_down_and_comes_up() -> None:
-    with wire("raw") as w:
+@KERNELS
+def test_an_interface_goes_down_and_comes_up(kind: str) -> None:
+    with wire(kind) as w:
         until(lambda: answers(w.a, w.b.ipv4), "the first ping")
         run("ip", "link", "set", w.ends[0], "down")
         until(lambda: "down" in w.forwarding.hear(), "a word about it")
@@ -192,8 +201,9 @@ def test_an_interface_goes_down_and_comes_up() -> None:
         w.forwarding.end()
 
 
-def test_an_interface_is_renamed() -> None:
-    with wire("raw") as w:
+@KERNELS
+def test_an_interface_is_renamed(kind: str) -> None:
+    with wire(kind) as w:
         until(lambda: answers(w.a, w.b.ipv4), "the first ping")
         other = w.ends[0] + "x"
         run("ip", "link", "set", w.ends[0], "name", other)
@@ -205,8 +215,9 @@ def test_an_interface_is_renamed() -> None:
         w.forwarding.end()
 
 
-def test_an_interface_is_deleted_and_comes_back() -> None:
-    with wire("raw") as w:
+@KERNELS
+def test_an_interface_is_deleted_and_comes_back(kind: str) -> None:
+    with wire(kind) as w:
         until(lambda: answers(w.a, w.b.ipv4), "the first ping")
         end = w.ends[0]
         run("ip", "link", "del", end)
@@ -217,7 +228,7 @@ def test_an_interface_is_deleted_and_comes_back() -> None:
         run("ip", "link", "set", end, "up")
         w.a.adopt(end + "p", 1500)
         until(lambda: answers(w.a, w.b.ipv4), "a ping again")
-        lines = re.findall(f"raw:{end}: .*", w.forwarding.hear())
+        lines = re.findall(f"{kind}:{end}: interface.*", w.forwarding.hear())
         assert len(lines) <= 4, "it said more than once what happened"
         w.forwarding.end()
 
