@@ -88,12 +88,20 @@ NOISE = ("drop-misplaced", "drop-unknown-protocol-ipv6", "drop-all")
 
 
 class Lwaftr:
-    """`snabb-py lwaftr run` in a namespace, on its interfaces v4 and v6."""
+    """`snabb-py lwaftr run` in a namespace, on its interfaces v4 and v6.
 
-    def __init__(self, namespace: Namespace, *arguments: str) -> None:
+    Args:
+        namespace: that it runs in.
+        arguments: to it, beside the interfaces.
+        kind: of interfaces, "raw" or "xdp".
+    """
+
+    def __init__(
+        self, namespace: Namespace, *arguments: str, kind: str = "raw"
+    ) -> None:
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as we do
-        command = [*SNABB, "lwaftr", "run", *arguments, "--v4", "raw:v4"]
-        options = ["--v6", "raw:v6", "--json", "--interval", "3600"]
+        command = [*SNABB, "lwaftr", "run", *arguments, "--v4", f"{kind}:v4"]
+        options = ["--v6", f"{kind}:v6", "--json", "--interval", "3600"]
         self.process = namespace.start(*command, *options, stderr=self._said)
         self._counters = runtime_directory() / str(self.process.pid) / "counters"
         # Others may be busy with huge pages just now.
@@ -184,11 +192,18 @@ class Lab:
         has_conf: the lwAFTR's addresses are a config's, of which its kernel knows
             nothing; else they are asked of the kernel.
         nworkers: of the lwAFTR.
+        kind: of its interfaces.
         stack: what is to be undone.
     """
 
     def __init__(
-        self, directory: Path, *, has_conf: bool, nworkers: int, stack: ExitStack
+        self,
+        directory: Path,
+        *,
+        has_conf: bool,
+        nworkers: int,
+        kind: str,
+        stack: ExitStack,
     ) -> None:
         self.has_conf = has_conf
         self.server, self.core, self.lwaftr = (namespace(stack) for _ in range(3))
@@ -204,7 +219,8 @@ class Lab:
         table.write_text(TABLE)
         conf.write_text(CONF)
         options = ["--conf", str(conf)] if has_conf else ["--bt", str(table)]
-        self.program = Lwaftr(self.lwaftr, *options, "--workers", str(nworkers))
+        options += ["--workers", str(nworkers)]
+        self.program = Lwaftr(self.lwaftr, *options, kind=kind)
         stack.callback(self.program.kill)
 
     def _lay_internet(self) -> None:
@@ -298,7 +314,11 @@ class Lab:
 
 
 @contextmanager
-def lab(directory: Path, *, has_conf: bool, nworkers: int) -> Iterator[Lab]:
+def lab(
+    directory: Path, *, has_conf: bool, nworkers: int, kind: str = "raw"
+) -> Iterator[Lab]:
     """Make all of it; remove it in the end."""
     with ExitStack() as stack:
-        yield Lab(directory, has_conf=has_conf, nworkers=nworkers, stack=stack)
+        yield Lab(
+            directory, has_conf=has_conf, nworkers=nworkers, kind=kind, stack=stack
+        )

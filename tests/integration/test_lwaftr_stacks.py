@@ -47,13 +47,24 @@ IP_RECVERR = 11  # linux/in.h
 TOO_LONG = "drop-over-mtu-but-dont-fragment"
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["conf", "two workers"])
+XDP = pytest.param((True, 1, "xdp"), id="xdp", marks=pytest.mark.need("xdp"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((True, 1, "raw"), id="conf"),
+        pytest.param((False, 2, "raw"), id="two workers"),
+        XDP,
+    ],
+)
 def net(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
-    """With a config, or with what the kernel knows and two workers."""
-    directory, has_conf = tmp_path_factory.mktemp("lwaftr"), request.param
-    with lab(directory, has_conf=has_conf, nworkers=1 + (not has_conf)) as net:
+    """With a config, or with what the kernel knows and two workers; past the kernel."""
+    has_conf, nworkers, kind = request.param
+    directory = tmp_path_factory.mktemp("lwaftr")
+    with lab(directory, has_conf=has_conf, nworkers=nworkers, kind=kind) as net:
         until(lambda: has_answer(net.client), "a ping of the client")
         until(lambda: has_answer(net.kernel), "a ping of the kernel")
         yield net
