@@ -179,7 +179,7 @@ def engine_settings(
     *,
     cpus: Sequence[int | None] = (None,),
     sim_cpu: int | None = None,
-    log: Callable[[str], None] | None = None,
+    log: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
     """Give what an engine must be for these interfaces, as its arguments.
 
@@ -207,9 +207,8 @@ def engine_settings(
             )
         if any(inline) and len(cpus) > 1:
             raise ConfigError("sim,inline: its time is that of one worker")
-        if log:
-            for line in distances([i.device for i in interfaces if i.device], cpus):
-                log(line)
+        for line in distances([i.device for i in interfaces if i.device], cpus):
+            log(line)
         free = bool(sims) and not any(inline) and has_room()
         yield {
             "workers": len(cpus) + free,

@@ -363,7 +363,9 @@ def blast_away(  # noqa: PLR0913 - the options of a program
     try:
         with (
             Ending() as ending,
-            engine_settings(blast.ends, cpus=[cpu], sim_cpu=sim_cpu) as settings,
+            engine_settings(
+                blast.ends, cpus=[cpu], sim_cpu=sim_cpu, log=reporter.log
+            ) as settings,
             Engine(
                 busy=busy,
                 program=PROGRAM,
