@@ -209,7 +209,9 @@ def running(
     """Give an engine that suits a network; signals end it."""
     with (
         Ending() as ending,
-        engine_settings(network.interfaces, cpus=[cpu], sim_cpu=sim_cpu) as settings,
+        engine_settings(
+            network.interfaces, cpus=[cpu], sim_cpu=sim_cpu, log=tell
+        ) as settings,
         Engine(busy=busy, program="loadtest", log=tell, **settings) as engine,
     ):
         ending.of(engine)

@@ -16,6 +16,7 @@ import pytest
 import snabb_py
 from snabb_py.engine import counter
 from snabb_py.engine.app import App
+from snabb_py.engine.control import call
 from snabb_py.engine.shm import runtime_directory
 from snabb_py.errors import ConfigError
 from snabb_py.lwaftr import conf, conf_properties, conf_statements
@@ -96,7 +97,8 @@ def test_counters_are_read_as_shown(tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         directory = runtime_directory() / str(program.pid)
-        while not (directory / "control").exists():
+        control = directory / "control"
+        while not (control.exists() and call(control, "counters")["apps"]):
             assert program.poll() is None
             time.sleep(0.01)
         assert Path(instance).parent == Path("/run/snabb-py")
