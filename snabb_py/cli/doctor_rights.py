@@ -25,6 +25,7 @@ WITHOUT_IOMMU = "a card without an IOMMU"
 NEEDS = {
     "raw:": ("CAP_NET_RAW",),
     "tap:": ("CAP_NET_ADMIN",),
+    "xdp:": ("CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_BPF"),
     WITHOUT_IOMMU: ("CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"),
 }
 #: The names that the C half tries.

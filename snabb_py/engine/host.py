@@ -26,6 +26,7 @@ CAPABILITIES = {
     "CAP_NET_RAW": 13,
     "CAP_IPC_LOCK": 14,
     "CAP_SYS_ADMIN": 21,
+    "CAP_BPF": 39,
 }
 
 
