@@ -31,8 +31,8 @@ class Lab:
 
     @staticmethod
     def end(process: subprocess.Popen[str]) -> None:
-        """End a program, whatever it does."""
-        process.kill()
+        """End a program, so that it leaves nothing behind."""
+        process.terminate()
         process.wait(20)
 
     def device(self, *arguments: str) -> subprocess.Popen[str]:
