@@ -35,9 +35,11 @@ from tests.lwaftr_model.settings import Settings, Side
 from tests.lwaftr_traffic import Arrival, Choices, Traffic, scenario
 
 #: What the model counts: all of Snabb's, and of ours what adds up with them.
-COMPARED = frozenset(NAMES[: lib.LWAFTR_NSNABB_COUNTERS]) | {
-    f"drop-{which}-frag-unreassembled" for which in ("ipv4", "ipv6", "inner-ipv4")
-}
+COMPARED = (
+    frozenset(NAMES[: lib.LWAFTR_NSNABB_COUNTERS])
+    | {f"drop-{which}-frag-unreassembled" for which in ("ipv4", "ipv6", "inner-ipv4")}
+    | {"drop-martian-inner-ipv4-packets"}
+)
 PORTS = {4: 0, 6: 1}
 
 #: Steps of time, in seconds; as binary fractions they are exact for both.

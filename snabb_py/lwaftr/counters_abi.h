@@ -122,6 +122,7 @@ enum lwaftr_counter {
     LWAFTR_DROP_ROUTER_NDP_PACKETS, /* router discovery, redirects: not for us */
     LWAFTR_DROP_BAD_CHECKSUM_IPV4_PACKETS, /* of the header (RFC 1812, 5.2.2) */
     LWAFTR_DROP_BAD_CHECKSUM_INNER_IPV4_PACKETS,
+    LWAFTR_DROP_MARTIAN_INNER_IPV4_PACKETS, /* to no host (RFC 1812, 5.3.7) */
     LWAFTR_DROP_BAD_CHECKSUM_ICMPV6_PACKETS,
     LWAFTR_DROP_UNRELATED_ICMPV6_PACKETS, /* not about a tunnel of ours */
     LWAFTR_DROP_OVER_RATE_LIMIT_ICMPV4_BYTES, /* of the suppressed error */

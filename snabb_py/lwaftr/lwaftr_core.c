@@ -215,12 +215,17 @@ static bool copy_congestion(const uint8_t *ipv6, uint8_t *ip)
     return true;
 }
 
-/* Out to the internet, if a router may: RFC 1812, 4.2.2.9; RFC 1191, 4. */
+/* Out to the internet, if a router may: RFC 1812, 4.2.2.9 and 5.3.7; RFC 1191, 4. */
 static void to_internet(struct lwaftr *lw, struct packet *packet)
 {
     const uint8_t *ip = packet->data + FRAME_IP;
     uint32_t mtu = lw->config->side[LWAFTR_V4].mtu;
     if (!lw->config->compat) {
+        if (ipv4_is_martian(load_be32(ip + IPV4_DESTINATION))) {
+            lwaftr_count_drop(lw, LWAFTR_V6, packet->length);
+            lwaftr_drop(lw, LWAFTR_DROP_MARTIAN_INNER_IPV4_PACKETS, packet);
+            return;
+        }
         if (ip[IPV4_TTL] == 0) {
             refuse(lw, packet, LWAFTR_V6, LWAFTR_DROP_TTL_ZERO_IPV4_BYTES,
                    ICMPV4_TIME_EXCEEDED, ICMPV4_TTL, 0);

@@ -178,10 +178,12 @@ LANES_INLINE lanes judge_outbound(struct burst *burst, uint32_t i, const struct 
     lanes first = lanes_swap(eight->frame.word[1]), ecn = first >> 20 & ECN_MASK;
     lanes second = lanes_swap(eight->frame.word[2]), payload = second >> 16;
     lanes room = eight->metadata.word[2] - way->headers;
+    lanes net = ip[4] & UINT8_MAX; /* of the destination; see ipv4_is_martian() */
     lanes special = is_other_type(eight, WIRE_IPV6) | carries_something(eight) |
                     is_special_ipv4(ip, begin, payload, 1) | (first >> 28 ^ 6) |
                     ((second >> 8 & UINT8_MAX) ^ WIRE_IPV4_IN_IP) |
-                    ((room - payload) | (way->most - total)) >> 31 |
+                    ((room - payload) | (way->most - total) | (223 - net)) >> 31 |
+                    (lanes)(net == 0) | (lanes)(net == 127) |
                     ((lanes)(ecn != (begin >> 16 & ECN_MASK)) & ecn) |
                     ((total ^ room) & way->exact);
     lanes_store(burst->special + i, special);

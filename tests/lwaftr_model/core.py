@@ -34,6 +34,8 @@ from tests.lwaftr_model.wire import (
     with_checksum,
 )
 
+#: First bytes of addresses that no host has (RFC 1812 5.3.7, RFC 6890).
+MARTIANS = frozenset((0, 127, *range(224, 256)))
 #: RFC 791 3.2: every link takes packets of so many bytes.
 LEAST_MTU = 68
 UNREACHABLE, TIME_EXCEEDED = (3, 1), (11, 0)
@@ -260,6 +262,10 @@ class Core:
 
     def may_leave(self, ip: bytes) -> bool:
         """Say whether the IPv4 side can take a packet; drop it and tell if not."""
+        if ip[16] in MARTIANS:
+            self.counters["drop-martian-inner-ipv4-packets"] += 1
+            self.drop("", ip, IPV6)
+            return False
         if ip[8] == 0:
             self.drop("drop-ttl-zero-ipv4", ip, IPV6)
             self.report(ip, *TIME_EXCEEDED)

@@ -12,6 +12,7 @@ from snabb_py.lwaftr.lwaftr import Lwaftr
 from snabb_py.lwaftr.made_up import MadeUpTable
 from snabb_py.lwaftr.made_up_traffic import Ends, from_b4s, from_internet
 from tests.harness import Harness
+from tests.packet_bench import naive_checksum
 
 TABLE = MadeUpTable(3, reserved_ports_bit_count=2)
 VLAN = 5
@@ -113,3 +114,25 @@ def test_a_header_needs_room_in_front(tmp_path: Path, room: int) -> None:
         assert harness.received(port=lib.LWAFTR_V6) == [expected] * fits
         assert harness.counters.get("drop-no-memory-packets", 0) == (not fits)
         assert packet.iova == iova
+
+
+@pytest.mark.parametrize("compat", [False, True], ids=["default", "compat"])
+def test_martians_do_not_reach_the_internet(config: LwaftrConfig, compat: bool) -> None:
+    """Out of tunnels, to an address that no host has (RFC 1812, 5.3.7)."""
+    vlan = config.instances[0].queues[0].external.vlan_tag
+    ends = Ends(bytes.fromhex("020000000004"), bytes.fromhex("020000000104"), vlan)
+    [frame] = from_b4s([next(TABLE.softwires())], ends, SIZES[:1])
+    at = 14 + 40 + (0 if vlan is None else 4)
+    frames = []
+    for net in range(256):
+        header = frame[at : at + 16] + bytes([net, 255, 255, 255])
+        header = header[:10] + bytes(2) + header[12:]
+        header = header[:10] + naive_checksum(header).to_bytes(2) + header[12:]
+        frames.append(frame[:at] + header + frame[at + 20 :])
+    v4, _, counters = outcome(config, frames, 1, compat=compat, at_once=True)
+    martians = [0, 127, *range(224, 256)]
+    expected = [n for n in range(256) if compat or n not in martians]
+    assert [out[at - 40 + 16] for out in v4] == expected
+    lost = counters.get("drop-martian-inner-ipv4-packets", 0)
+    assert lost == (0 if compat else len(martians))
+    assert counters.get("drop-all-ipv6-iface-packets", 0) == lost
