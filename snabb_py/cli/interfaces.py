@@ -328,11 +328,13 @@ class Direction:
     Attributes:
         source, target: the interfaces.
         apps: all apps in between, in order.
+        task: what is done to its packets, where that is not plain from the ends.
     """
 
     source: Interface
     target: Interface
     apps: tuple[str, ...]
+    task: str = ""
 
     @property
     def source_app(self) -> str:

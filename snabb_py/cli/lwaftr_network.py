@@ -35,6 +35,7 @@ APP = "lwaftr"
 MADE_UP_SOFTWIRES = 16384
 #: Ports that packets come in by and leave by -> the side that they come from.
 WAYS = {("v4", "v6"): IPV4, ("v6", "v4"): IPV6}
+TASKS = {IPV4: "encapsulation", IPV6: "decapsulation"}
 #: Counters of what was never a packet that came in: an error that we did not send.
 _UNSENT = ("over-rate-limit", "out-by-policy", "out-by-rfc")
 #: Why a packet is lost that another counter counts, too: of a reassembly that is given
@@ -268,6 +269,7 @@ def build(
     directions = tuple(
         LwaftrDirection(
             ends[source], ends[target], between(source, target, lwaftrs),
+            TASKS.get(side, ""),
             lwaftrs, (source, target), side,
         )
         for (source, target), side in ways.items()

@@ -180,6 +180,7 @@ class Meter:
         seconds = max(seconds, 1e-9)
         return [
             {
+                **({"task": direction.task} if direction.task else {}),
                 "from": printable(direction.source.word),
                 "to": printable(direction.target.word),
                 "offered": new.offered,
@@ -213,11 +214,17 @@ def rates(counts: Mapping[str, Any]) -> tuple[str, str]:
     return with_unit(counts["mpps"] * 1e6, "pps"), with_unit(bps, "bps")
 
 
+def way(direction: Mapping[str, Any]) -> str:
+    """Return a direction of a report in words."""
+    task = f"{direction['task']}: " if "task" in direction else ""
+    return f"{task}{direction['from']} -> {direction['to']}"
+
+
 def plain_line(look: dict[str, Any], direction: dict[str, Any]) -> str:
     """Return one direction of a look as a line of text."""
     drops = ", ".join(f"{reason}: {n}" for reason, n in direction["drops"].items())
     return (
-        f"{look['seconds']:8.1f} s  {direction['from']} -> {direction['to']}  "
+        f"{look['seconds']:8.1f} s  {way(direction)}  "
         f"{direction['forwarded']} packets  {'  '.join(rates(direction))}"
         + (f"  ({drops})" if drops else "")
     )
@@ -234,7 +241,7 @@ def table(look: dict[str, Any], title: str) -> "Table":
     result.add_column("drops by reason")
     for d in look["directions"]:
         result.add_row(
-            f"{d['from']} -> {d['to']}",
+            way(d),
             f"{d['forwarded']:,}",
             *rates(d),
             f"{sum(d['drops'].values()):,}",
@@ -308,7 +315,7 @@ class Reporter:
         self._print(f"{self.title}: {summary['seconds']:.2f} s")
         for d in summary["directions"]:
             self._print(
-                f"  {d['from']} -> {d['to']}: offered {d['offered']}, "
+                f"  {way(d)}: offered {d['offered']}, "
                 f"forwarded {d['forwarded']}, lost {d['lost']}; "
                 f"{', '.join(rates(d))}"
             )

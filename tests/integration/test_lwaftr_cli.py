@@ -268,7 +268,10 @@ def test_run_on_software_cards(config: list[str | Path]) -> None:
 
 def test_run_without_interfaces() -> None:
     summary = carry("--bt", TABLE, "--duration", 1)
-    assert [d["from"] for d in summary["directions"]] == ["sim (v4)", "sim (v6)"]
+    assert [(d["task"], d["from"]) for d in summary["directions"]] == [
+        ("encapsulation", "sim (v4)"),
+        ("decapsulation", "sim (v6)"),
+    ]
     assert all(d["forwarded"] > 0 for d in summary["directions"])
 
 
@@ -276,6 +279,7 @@ def test_run_on_a_stick() -> None:
     card = "sim,inline,count=20000"
     summary = carry("--bt", TABLE, "--on-a-stick", card, "--duration", 2)
     (both,) = summary["directions"]
+    assert "task" not in both
     assert both["forwarded"] == both["offered"] == 20000
     assert packets(summary, "out-ipv4") == packets(summary, "out-ipv6") == 10000
 
