@@ -41,15 +41,21 @@ from pathlib import Path
 from snabb_py.engine.control import call
 app, counter, least = sys.argv[2:]
 deadline = time.monotonic() + 30
+before = None
 while True:
     for path in Path("/run/snabb-py").glob("*/control"):
         try:
             found = call(path, "counters")
         except SnabbError:  # of one that was killed
             pass
-    if found["apps"][app][counter] >= int(least) or time.monotonic() > deadline:
+    # A card's registers are read one after the other: one may be of before, another
+    # of after. At rest all are of the same time.
+    apps = found["apps"]
+    is_there = apps[app][counter] >= int(least) and apps == before
+    if is_there or time.monotonic() > deadline:
         break
-    time.sleep(0.1)
+    before = apps
+    time.sleep(0.5)
 say(**found)
 """
 
