@@ -4,7 +4,7 @@
  *
  * The cache is one directory for each content, $XDG_CACHE_HOME/snabb-py/HASH (or
  * ~/.cache, or /var/tmp/snabb-py-UID/HASH where neither is known). What runs out of it
- * holds a shared lock on it. Whoever unpacks does so beside it and renames, so a
+ * holds a shared lock on it. One at a time unpacks, beside it, and renames, so a
  * directory with such a name is whole whenever a process was killed; and removes what
  * nobody has locked: what other versions and the killed have left.
  *
@@ -91,8 +91,8 @@ static void make_parents(char *path)
     }
 }
 
-/* Write the path of all our caches, which is made if it is not there. */
-static void find_caches(char path[MAX_CACHES])
+/* Write the path of all our caches, which is made if it is not there, and open it. */
+static int find_caches(char path[MAX_CACHES])
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int length;
@@ -107,7 +107,7 @@ static void find_caches(char path[MAX_CACHES])
     make_parents(path);
     if (mkdir(path, 0700) && errno != EEXIST)
         fail_at("make", path);
-    close(open_ours(path));
+    return open_ours(path);
 }
 
 /* Lock an unpacked directory as long as this process lives, and what it becomes. */
@@ -275,17 +275,13 @@ static void unpack(int self, const struct trailer *trailer, uint64_t begin,
         fail_at("make", unfinished);
     atexit(remove_unfinished);
     int directory = open_ours(unfinished);
-    if (directory < 0 || flock(directory, LOCK_SH))
-        fail_at("lock", unfinished);
+    if (directory < 0)
+        fail_at("open", unfinished);
     while (take_entry(&archive, directory))
         ;
     ZSTD_freeDCtx(archive.context);
-    /* Someone else may have been quicker. */
-    if (!rename(unfinished, path))
-        unfinished[0] = '\0';
-    else if (errno != EEXIST && errno != ENOTEMPTY)
+    if (rename(unfinished, path))
         fail_at("make", path);
-    remove_unfinished();
     unfinished[0] = '\0';
     close(directory);
 }
@@ -316,14 +312,20 @@ int main(int count, char **arguments)
     struct trailer trailer;
     uint64_t begin = find_archive(self, &trailer);
     char caches[MAX_CACHES], path[MAX_CACHES + 80], program[PATH_MAX];
-    find_caches(caches);
+    int all = find_caches(caches);
     snprintf(path, sizeof(path), "%s/%.64s", caches, trailer.hash);
-    for (int tries = 0; !hold(path); tries++) {
-        if (tries == 10)
-            fail("%s is removed again and again", path);
-        sweep(caches);
-        unpack(self, &trailer, begin, caches, path);
+    if (!hold(path)) {
+        if (all < 0 || flock(all, LOCK_EX))
+            fail_at("lock", caches);
+        /* Someone else may have been quicker. */
+        if (!hold(path)) {
+            sweep(caches);
+            unpack(self, &trailer, begin, caches, path);
+            if (!hold(path))
+                fail("%s was removed at once", path);
+        }
     }
+    close(all);
     snprintf(program, sizeof(program), "%s/" PROGRAM, path);
     execv(program, arguments);
     fail_at("run", program);
