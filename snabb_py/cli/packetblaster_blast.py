@@ -17,6 +17,7 @@ from snabb_py.cli.interfaces import (
     attach,
     engine_settings,
 )
+from snabb_py.cli.packetblaster_options import Running
 from snabb_py.cli.run import (
     Ending,
     Reporter,
@@ -339,24 +340,14 @@ def _with_large(settings: dict[str, Any], blast: Blast) -> dict[str, Any]:
     return settings
 
 
-def blast_away(  # noqa: PLR0913 - the options of a program
-    blast: Blast,
-    *,
-    duration: float | None,
-    interval: float,
-    as_json: bool,
-    cpu: int | None,
-    sim_cpu: int | None,
-    busy: bool,
-    notes: Sequence[str] = (),
-) -> None:
+def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
     """Send until all is sent, the time is over, or a signal comes; report.
 
     Exits with status 1 when something could not do its work.
     """
     words = " ".join(end.word for end in blast.ends)
     reporter = BlastReporter(
-        as_json=as_json,
+        as_json=running.as_json,
         blast=blast,
         is_stdout_taken="/dev/stdout" in words or "/dev/fd/1" in words,
     )
@@ -364,10 +355,13 @@ def blast_away(  # noqa: PLR0913 - the options of a program
         with (
             Ending() as ending,
             engine_settings(
-                blast.ends, cpus=[cpu], sim_cpu=sim_cpu, log=reporter.log
+                blast.ends,
+                cpus=[running.cpu],
+                sim_cpu=running.sim_cpu,
+                log=reporter.log,
             ) as settings,
             Engine(
-                busy=busy,
+                busy=running.busy,
                 program=PROGRAM,
                 log=reporter.log,
                 **_with_large(settings, blast),
@@ -382,8 +376,8 @@ def blast_away(  # noqa: PLR0913 - the options of a program
                 blast.config,
                 blast.directions,
                 reporter,
-                duration=duration,
-                interval=interval,
+                duration=running.duration,
+                interval=running.interval,
                 done=lambda: blast.is_done(engine),
                 at_end=lambda: blast.stop_sending(engine),
             )

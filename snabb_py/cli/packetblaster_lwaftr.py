@@ -20,6 +20,7 @@ from snabb_py.cli.packetblaster_blast import (
 )
 from snabb_py.cli.packetblaster_options import (
     Rate,
+    Running,
     count_option,
     parse_sizes,
     sending_options,
@@ -134,12 +135,7 @@ def program(  # noqa: PLR0913 - the options of a program
     rate_text: str | None,
     receive: str | None,
     ring_size: int,
-    sim_cpu: int | None,
-    duration: float | None,
-    interval: float,
-    as_json: bool,
-    cpu: int | None,
-    busy: bool,
+    running: Running,
 ) -> None:
     """Send packets of softwires over interfaces, as the lwAFTR should get them.
 
@@ -211,11 +207,6 @@ def program(  # noqa: PLR0913 - the options of a program
     )
     blast_away(
         blast,
-        duration=duration,
-        interval=interval,
-        as_json=as_json,
-        cpu=cpu,
-        sim_cpu=sim_cpu,
-        busy=busy,
+        running,
         notes=[] if interfaces else [NO_INTERFACE],
     )

@@ -1,9 +1,10 @@
 """Options that the programs of `snabb-py packetblaster` share."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import click
@@ -114,14 +115,33 @@ def is_card(word: str) -> bool:
     return word.partition(",")[0] == "sim" or bool(PCI_ADDRESS.fullmatch(word))
 
 
-def sending_options(rate: str) -> Callable[[F], F]:
+@dataclass(frozen=True)
+class Running:
+    """How a program runs and reports, whatever it sends: options of all of them."""
+
+    duration: float | None
+    interval: float
+    as_json: bool
+    cpu: int | None
+    sim_cpu: int | None
+    busy: bool
+
+
+def sending_options(rate: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add how fast and how long to send, and the receiver.
+
+    The command gets `rate_text`, `receive`, `ring_size`, and the rest as `running`.
 
     Args:
         rate: what holds where nothing is said, for the manual.
     """
 
-    def add(command: F) -> F:
+    def add(program: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(program)
+        def command(**options: Any) -> None:
+            running = {field.name: options.pop(field.name) for field in fields(Running)}
+            program(running=Running(**running), **options)
+
         for decorate in (
             engine_options,
             report_options,

@@ -18,6 +18,7 @@ from snabb_py.cli.packetblaster_blast import (
 )
 from snabb_py.cli.packetblaster_options import (
     Rate,
+    Running,
     count_option,
     is_card,
     is_interface,
@@ -122,12 +123,7 @@ def program(  # noqa: PLR0913 - the options of a program
     rate_text: str | None,
     receive: str | None,
     ring_size: int,
-    sim_cpu: int | None,
-    duration: float | None,
-    interval: float,
-    as_json: bool,
-    cpu: int | None,
-    busy: bool,
+    running: Running,
     **addresses: Any,
 ) -> None:
     """Send captures over interfaces; without one over a software card.
@@ -190,12 +186,7 @@ def program(  # noqa: PLR0913 - the options of a program
     blast = build(interfaces, source, ring_size=ring_size, receive=receive)
     blast_away(
         blast,
-        duration=duration,
-        interval=interval,
-        as_json=as_json,
-        cpu=cpu,
-        sim_cpu=sim_cpu,
-        busy=busy,
+        running,
         notes=[
             *([] if words[len(files) :] else [NO_INTERFACE]),
             *(f"{word}: {len(ring)} frames stay in its ring" for word in stays),

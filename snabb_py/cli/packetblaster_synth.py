@@ -17,6 +17,7 @@ from snabb_py.cli.packetblaster_blast import (
 from snabb_py.cli.packetblaster_expression import read_packets
 from snabb_py.cli.packetblaster_options import (
     Rate,
+    Running,
     count_option,
     parse_sizes,
     sending_options,
@@ -127,12 +128,7 @@ def program(  # noqa: PLR0913 - the options of a program
     rate_text: str | None,
     receive: str | None,
     ring_size: int,
-    sim_cpu: int | None,
-    duration: float | None,
-    interval: float,
-    as_json: bool,
-    cpu: int | None,
-    busy: bool,
+    running: Running,
     **texts: str | None,
 ) -> None:
     """Send packets made up over each interface IF; without one over a software card.
@@ -223,11 +219,6 @@ def program(  # noqa: PLR0913 - the options of a program
     )
     blast_away(
         blast,
-        duration=duration,
-        interval=interval,
-        as_json=as_json,
-        cpu=cpu,
-        sim_cpu=sim_cpu,
-        busy=busy,
+        running,
         notes=notes,
     )
