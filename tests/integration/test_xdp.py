@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2 import netns
 
@@ -93,7 +93,6 @@ def test_frames_of_any_size_and_number_both_ways() -> None:
     payloads = st.lists(st.binary(max_size=MTU), max_size=200)
     with laid() as cable, app_on(cable, burst=1024) as harness:
 
-        @settings(deadline=None)
         @given(payloads)
         def law(payloads: list[bytes]) -> None:
             frames = [header() + payload for payload in payloads]

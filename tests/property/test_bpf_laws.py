@@ -142,7 +142,6 @@ frames = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(expressions, st.lists(frames, min_size=1, max_size=30), st.booleans())
 def test_random_expressions(
     expression: str, frames: list[bytes], optimize: bool
@@ -201,7 +200,7 @@ def programs(draw: st.DrawFn) -> list[Instruction]:
     return result
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(programs(), st.lists(frames, min_size=1, max_size=10))
 def test_random_programs(instructions: list[Instruction], frames: list[bytes]) -> None:
     # libpcap leaves memory undefined at the start, we do not.

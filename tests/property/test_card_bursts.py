@@ -300,7 +300,7 @@ def compare(settings_of: dict[str, Any], actions: list[tuple[Any, ...]]) -> None
             side.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SETTINGS, st.lists(ACTIONS, min_size=1, max_size=12))
 def test_bursts_do_what_single_frames_do(
     settings_of: dict[str, Any], actions: list[tuple[Any, ...]]

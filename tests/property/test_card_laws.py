@@ -338,7 +338,5 @@ class CardLaws(RuleBasedStateMachine):
         assert self.host.get("TDH") < N
 
 
-CardLaws.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None
-)
+CardLaws.TestCase.settings = settings(max_examples=100, stateful_step_count=50)
 TestCardLaws = CardLaws.TestCase

@@ -556,7 +556,5 @@ class DriverLaws(RuleBasedStateMachine):
             assert counters[name] == 0, name
 
 
-DriverLaws.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None
-)
+DriverLaws.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestDriverLaws = DriverLaws.TestCase

@@ -131,9 +131,7 @@ class Packets(RuleBasedStateMachine):
         self.pool.close()
 
 
-Packets.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None
-)
+Packets.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestPackets = Packets.TestCase
 
 MIDDLE: list[type[App]] = [Forward, Join, Split, Tee]

@@ -19,7 +19,6 @@ KEPT = ("in-arp-", "in-ndp-", "needs-reassembly")
 
 modes = pytest.mark.parametrize("compat", [False, True], ids=["default", "compat"])
 thorough = settings(
-    deadline=None,
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -73,7 +73,6 @@ def reference(
     return {(s.ipv4, s.psid): s for s in table}.get((ipv4, psid))
 
 
-@settings(deadline=None)
 @given(softwires(), st.lists(st.tuples(IPV4, PORTS), max_size=300), st.booleans())
 def test_the_table_is_a_dict(
     table: list[Softwire], others: list[tuple[IPv4Address, int]], compat: bool
@@ -106,7 +105,6 @@ def find_all(
     return [(IPv4Address(s.ipv4), s.psid) if s else None for s in out]
 
 
-@settings(deadline=None)
 @given(softwires(), st.data())
 def test_compat_takes_whatever_is_no_double(
     table: list[Softwire], data: st.DataObject
@@ -126,7 +124,6 @@ def test_compat_takes_whatever_is_no_double(
             assert (got and got.psid) == (expected and expected.psid)
 
 
-@settings(deadline=None)
 @given(softwires(), softwires(), st.data())
 def test_the_difference_of_two_tables(
     table: list[Softwire], more: list[Softwire], data: st.DataObject
@@ -157,7 +154,6 @@ def test_a_table_has_no_martians() -> None:
             BindingTable(table)
 
 
-@settings(deadline=None)
 @given(softwires().filter(bool), st.data())
 def test_a_double_is_refused(table: list[Softwire], data: st.DataObject) -> None:
     double = data.draw(st.sampled_from(table))._replace(b4=IPv6Address(2))
@@ -167,7 +163,6 @@ def test_a_double_is_refused(table: list[Softwire], data: st.DataObject) -> None
             BindingTable(table, compat=compat)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(IPV4, IPV4), max_size=4), softwires(), st.lists(IPV4))
 def test_ranges_are_managed(
     pairs: list[tuple[IPv4Address, IPv4Address]],
@@ -264,7 +259,7 @@ CONFIGS = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(CONFIGS)
 def test_what_is_written_is_read(config: LwaftrConfig) -> None:
     with tempfile.NamedTemporaryFile("w", newline="") as file:
@@ -273,7 +268,6 @@ def test_what_is_written_is_read(config: LwaftrConfig) -> None:
         assert conf.read(file.name) == config
 
 
-@settings(deadline=None)
 @given(softwires(reserved=False))
 def test_a_table_that_is_written_is_read(table: list[Softwire]) -> None:
     with tempfile.NamedTemporaryFile("w") as file:
@@ -314,7 +308,7 @@ def mutate(text: bytes, mutations: list[tuple[int, str, bytes]]) -> bytes:
     return text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(MUTATIONS, st.booleans())
 def test_a_damaged_text_is_read_or_located(
     mutations: list[tuple[int, str, bytes]], compat: bool

@@ -20,9 +20,7 @@ from tests.captures import CLASSIC, classic, enhanced, interface, ng, option, se
 from tests.harness import Harness
 
 # Each example writes its own file over the last one's.
-shared_path = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+shared_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 frame = st.binary(min_size=1, max_size=300) | st.builds(
     lambda size, seed: random.Random(seed).randbytes(size),  # noqa: S311

@@ -51,7 +51,7 @@ def is_part(part: list[bytes], whole: list[bytes]) -> bool:
     return all(any(one == other for other in rest) for one in part)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rx=layouts, tx=layouts, features=feature_sets, steps=steps)
 def test_nothing_is_lost_but_what_is_counted(
     rx: Layout, tx: Layout, features: int, steps: list[tuple[str, list[int]]]
@@ -128,7 +128,7 @@ def scribble(wire: Wire, which: int, part: str, where: int, what: int) -> None:
         ffi.memmove(base + offset + where % (size - 8), data, 8)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     layout=layouts,
     features=feature_sets,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py._native import ffi, lib
@@ -486,7 +486,6 @@ steps = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(steps, max_size=60))
 def test_as_the_model(steps: list[tuple[int, bytes, bytes, int | None, int]]) -> None:
     model, now = Model(), 0
@@ -499,7 +498,6 @@ def test_as_the_model(steps: list[tuple[int, bytes, bytes, int | None, int]]) ->
             net.tick()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(PORTS)), st.binary(max_size=40))))
 def test_any_bytes_are_harmless(sent: list[tuple[int, bytes]]) -> None:
     """All packets are back at the end, which the harness sees to."""

@@ -61,7 +61,7 @@ class Bench:
         self.capture.close()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(st.binary(min_size=1, max_size=2000), max_size=20), max_size=20)
 )
@@ -83,7 +83,7 @@ def numbered(first: int, sizes: list[int]) -> list[bytes]:
     ]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.lists(st.integers(60, 10000), min_size=1, max_size=5), st.integers(0, 4))
 def test_nobody_waits_for_a_reader_and_each_loss_counts(
     sizes: list[int], takes: int

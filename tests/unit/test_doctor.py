@@ -453,7 +453,6 @@ def test_a_bridge_limits_the_payload(host: MadeUpHost) -> None:
     assert "only root sees all of it" in found.now
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=64, max_size=300))
 def test_no_configuration_space_confuses_it(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
@@ -568,7 +567,7 @@ def test_one_refusal_does_not_keep_the_others(host: MadeUpHost) -> None:
     ]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sets(st.integers(0, 300), min_size=2, max_size=20))
 def test_numbers_are_as_a_shell_and_the_kernel_have_them(numbers: set[int]) -> None:
     assert parse_cpus(format_cpus(numbers)) == sorted(numbers)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py._native import lib
@@ -194,7 +194,6 @@ def test_seeds() -> None:
 probability = st.sampled_from([0, 0.01, 0.2, 0.5, 1.0])
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=70), max_size=300),
     st.lists(st.integers(1, 120), min_size=1, max_size=10),

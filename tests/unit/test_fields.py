@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt
@@ -75,7 +75,6 @@ def test_all_fields_vary_and_all_checksums_are_right(
         assert len({values_of(frame)[i] for frame in sent}) == r.n
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=4),
     st.integers(1, 5),
@@ -246,7 +245,6 @@ def test_there_are_no_more_flows_than_combinations() -> None:
         Generator(udp_frames(), ranges=[Range.of("dst_port", "1-9")], flows=10)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([b"\x08\x00E", b"\x86\xdd`", b"\x81\x00\0\x05\x08\x00E", b""]),
     st.binary(min_size=14, max_size=120),

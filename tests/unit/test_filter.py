@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py._native import ffi, lib
@@ -496,7 +496,6 @@ any_frame = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(any_frame, max_size=60))
 def test_any_frame_is_harmless(frames: list[bytes]) -> None:
     """Nothing is lost but what is counted, and who has said something is known."""

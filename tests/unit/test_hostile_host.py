@@ -961,7 +961,7 @@ def test_thousands_of_files_are_given_back() -> None:
 # ---- whatever comes ------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     actions=st.sets(st.integers(0, 400), max_size=60).map(sorted),
@@ -970,7 +970,7 @@ def test_a_card_survives_a_hostile_host(seed: int, actions: list[int]) -> None:
     run_episode(card_fuzzer.Episode, seed, actions)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(
     seed=st.integers(0, 2**32 - 1),
     actions=st.sets(st.integers(0, 400), max_size=30).map(sorted),

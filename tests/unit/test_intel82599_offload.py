@@ -285,7 +285,6 @@ class TestBadMetadata:
 
     @settings(
         max_examples=300,
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     @given(
@@ -383,7 +382,6 @@ class TestSuperFrames:
 
     @settings(
         max_examples=150,
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     @given(

@@ -37,7 +37,7 @@ def sent_by(it: DrivenCard, n: int, ns: int = US) -> list[bytes]:
     return frames
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(60, 1514), min_size=1, max_size=40), st.integers(1, 5000))
 def test_frames_leave_in_order_round_and_round_to_the_last(
     sizes: list[int], count: int

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet6 import (
     ICMPv6ND_NA,
@@ -520,7 +520,6 @@ def test_another_config() -> None:
         assert neighbor.tick() == ASK4
 
 
-@settings(deadline=None)
 @given(
     start=st.sampled_from([REPLY4, advertise(), solicit(), solicit(src=HOP6)]),
     compat=st.booleans(),

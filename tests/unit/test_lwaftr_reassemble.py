@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py._native import ffi, lib
@@ -187,7 +187,6 @@ def cut(kind: int, payload: bytes, size: int, **fields: Any) -> list[bytes]:
 # -- the law -----------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     kind=st.sampled_from([V4, V6, TUNNELLED]),
     length=st.integers(2, 10160),
@@ -223,7 +222,6 @@ def test_what_was_cut_comes_back(  # noqa: PLR0913 - hypothesis's
         assert reassembler.counted == counted
 
 
-@settings(deadline=None)
 @given(
     length=st.integers(0, 9000),
     mtu=st.integers(1280, 3000),
@@ -289,7 +287,6 @@ class Model:
         return "failed"
 
 
-@settings(deadline=None)
 @given(
     kind=st.sampled_from([V4, V6, TUNNELLED]),
     most=st.integers(1, 6),
@@ -530,7 +527,6 @@ def test_malformed(kind: int, frame: bytes) -> None:
         }
 
 
-@settings(deadline=None)
 @given(
     kind=st.sampled_from([V4, V6, TUNNELLED]),
     compat=st.booleans(),
@@ -647,7 +643,6 @@ def test_retire() -> None:
         assert reassembler.give_all(cut(V4, PAYLOAD[:99], 48))
 
 
-@settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 40), max_size=300), seed=st.integers(0, 99))
 def test_never_more_than_there_is_room_for(ids: list[int], seed: int) -> None:
     pick = random.Random(seed)  # noqa: S311 - repeatable

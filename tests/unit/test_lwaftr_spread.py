@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py._native import lib
@@ -156,7 +156,6 @@ KINDS = [
 ]
 
 
-@settings(deadline=None)
 @given(
     datagrams=st.lists(
         st.tuples(st.integers(1, 9), st.integers(20, 400), st.sampled_from(KINDS)),
@@ -310,7 +309,6 @@ def test_it_gives_back_what_waits() -> None:
         assert bench.app.ops.held(bench.struct) > 0
 
 
-@settings(deadline=None)
 @given(
     frames=st.lists(
         st.tuples(

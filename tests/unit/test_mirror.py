@@ -164,7 +164,7 @@ def test_times_are_now(tmp_path: Path) -> None:
     assert high << 32 | low == expected
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.sampled_from(["to", "from"]), st.binary(max_size=200))),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=16),

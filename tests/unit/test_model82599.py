@@ -652,7 +652,7 @@ def statistics(host: CardHost, way: str) -> Counter[str]:
     return Counter(values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mix=MIX)
 def test_what_is_received_is_counted(counting: CardHost, mix: list[Frame]) -> None:
     counting.arrive([frame.data for frame in mix])
@@ -660,7 +660,7 @@ def test_what_is_received_is_counted(counting: CardHost, mix: list[Frame]) -> No
     assert statistics(counting, "R") == expected_counts(mix, "R")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mix=MIX)
 def test_what_is_sent_is_counted(counting: CardHost, mix: list[Frame]) -> None:
     mix = [frame for frame in mix if frame.kind != "too long" and frame.n >= 17]

@@ -532,7 +532,7 @@ WORDS = st.one_of(st.integers(0, 255), st.integers(0, 2**32 - 1))
 WRITES = st.lists(st.tuples(st.sampled_from(NAMES), WORDS), max_size=200)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(WRITES)
 def test_anything_may_be_written(writes: list[tuple[str, int]]) -> None:
     with Card(mac=MAC) as card:

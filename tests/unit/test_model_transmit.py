@@ -699,7 +699,7 @@ class Flood:
         self.tx.ring_doorbell()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(17, 9000), min_size=1, max_size=8),
     steps=st.lists(st.integers(1, 30_000), min_size=5, max_size=15),

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py.errors import ConfigError, DeviceError
@@ -245,7 +245,6 @@ def configs(draw: st.DrawFn) -> NfvConfig:
     return NfvConfig(tuple(ports))
 
 
-@settings(deadline=None)
 @given(configs())
 def test_what_is_written_reads_the_same(config: NfvConfig) -> None:
     for form in nfv_formats.FORMATS:
@@ -254,7 +253,6 @@ def test_what_is_written_reads_the_same(config: NfvConfig) -> None:
         assert nfv_formats.detect(text, "x") == form
 
 
-@settings(deadline=None)
 @given(st.text(), st.sampled_from(["x.lua", "x.toml", "x.json", "x"]))
 def test_any_text_is_read_or_refused(text: str, file: str) -> None:
     said = ""
@@ -265,7 +263,6 @@ def test_any_text_is_read_or_refused(text: str, file: str) -> None:
     assert re.match(rf"{file}:\d+: |$", said)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_any_damage_is_read_or_refused(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from([LUA, TOML, write(NfvConfig((FULL,)), "json")]))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP, IPOption_Router_Alert
 from scapy.layers.inet6 import (
@@ -505,7 +505,6 @@ def test_udp_without_checksum_stays_without(bench: Bench) -> None:
     assert [rebuilt(s) for s in segments] == segments
 
 
-@settings(deadline=None)
 @given(
     size=st.integers(1, 9000),
     length=st.integers(0, 9000),

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snabb_py.apps.pace import Pace
@@ -25,7 +25,6 @@ def wire_size(frame: bytes) -> int:
     return max(len(frame), 60) + 24
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(17, 2000), min_size=1, max_size=200),
     st.sampled_from([{"rate_pps": 3e5}, {"rate_pps": 7.3e6}, {"rate_gbps": 1.7}]),

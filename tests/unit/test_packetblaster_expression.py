@@ -140,7 +140,7 @@ def test_what_is_none_is_refused_by_name(text: str, wrong: str) -> None:
     assert str(caught.value).startswith("packet: ")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.text(max_size=40)
     | st.lists(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
@@ -66,7 +66,6 @@ def test_addresses_and_checksums(packet: Packet, tagged: bool) -> None:
     assert len(frame) == len(bytes(ether / packet))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 65535))
 def test_no_address_makes_a_checksum_wrong(old: int, new: int, port: int) -> None:
     def text(address: int) -> str:
@@ -110,7 +109,6 @@ def test_a_later_ipv6_fragment_is_payload_alone() -> None:
     assert frame.endswith(part)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_any_bytes_pass(tail: bytes) -> None:
     for head in (b"", bytes(12) + b"\x08\x00E", bytes(12) + b"\x86\xdd`"):

@@ -127,7 +127,7 @@ def a_file_of_counters(path: Path) -> bytes:
     return data[: rows[-1].offset + rows[-1].size]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_counters_file_is_read_or_refused(data: st.DataObject) -> None:
     """Whatever is in it: an error that names it, at once."""

@@ -382,7 +382,6 @@ def test_years_do_not_change_the_rate() -> None:
         assert abs(sent - 100000) <= 1
 
 
-@settings(deadline=None)
 @given(
     st.floats(1e3, 2e7),
     st.lists(st.integers(1, 3 * MS), min_size=1, max_size=60),

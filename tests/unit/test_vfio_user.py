@@ -1135,7 +1135,6 @@ def test_a_successors_socket_is_not_removed(tmp_path: Path) -> None:
 
 MANY = settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
