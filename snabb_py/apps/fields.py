@@ -200,6 +200,10 @@ class Fields:
             },
         )
 
+    def __bool__(self) -> bool:
+        """Whether any field was asked for."""
+        return bool(self._fixed or self._varying)
+
     @property
     def nvarying(self) -> int:
         """How many ranges vary; the first places of a layout are theirs."""
@@ -208,13 +212,11 @@ class Fields:
     def set(self, frame: bytes) -> tuple[bytes, Any]:
         """Return a frame as it is in the first flow, and where its fields lie.
 
-        The second is a `struct field_layout *`; NULL: nothing was asked for.
+        The second is a `struct field_layout *`.
 
         Raises:
             ConfigError: it lacks one.
         """
-        if not self._fixed and not self._varying:
-            return frame, ffi.NULL
         data: Any = ffi.new("uint8_t[]", frame)
         layout: Any = ffi.new("struct field_layout *")
         for i, r in enumerate([*self._varying, *self._fixed]):
@@ -235,7 +237,7 @@ class Fields:
 
     def note_places(self, layouts: Sequence[Any]) -> None:
         """Note whether all frames have them in the same places: that is quicker."""
-        places = {_places(layout) for layout in layouts if layout}
+        places = {_places(layout) for layout in layouts}
         self.pointer.is_uniform = len(places) == 1
 
 

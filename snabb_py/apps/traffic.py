@@ -13,8 +13,9 @@ The frames themselves are without, as everywhere in the engine.
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from snabb_py._native import ffi, lib
@@ -124,36 +125,55 @@ class Template:
 LEAST_STAMPED = 14 + lib.TRAFFIC_TIMED_STAMP_SIZE
 
 
+class Frames(tuple[Template, ...]):  # noqa: SLOT001 - keeps what is laid out
+    """Templates in the order in which they are sent, laid out for C once.
+
+    Generators that are given the same Frames read the same memory: workers then have
+    one copy of a large capture in the cache that they share, and not one each.
+    """
+
+    @cached_property
+    def laid_out(self) -> tuple[Any, Any]:
+        """`frames` and `order` of a generator_config."""
+        return self.lay_out({t: t.frame for t in self})
+
+    def lay_out(self, data: Mapping[Template, bytes]) -> tuple[Any, Any]:
+        """Return the same for templates that have other data, as long as their own."""
+        # Whole cache lines, as C copies them.
+        padded = {t: f.ljust(-(-len(f) // 64) * 64, b"\0") for t, f in data.items()}
+        memory: Any = new_aligned("uint8_t[]", sum(map(len, padded.values())))
+        turns, at = {}, 0
+        for template, frame in padded.items():
+            ffi.memmove(memory + at, frame, len(frame))
+            turns[template] = at // 64, len(template.frame), _stamp_place(template)
+            at += len(frame)
+        return memory, ffi.new("struct generator_turn[]", [turns[t] for t in self])
+
+
 class _Memory:
-    """Frames as C has them, each distinct one once, and the order of all."""
+    """Frames as C has them, with what fields and a rate make of them."""
 
     def __init__(
-        self, frames: Sequence[Template], fields: Fields, ns: Callable[[int], float]
+        self, frames: Frames, fields: Fields, ns: Callable[[int], float]
     ) -> None:
-        found = {t: fields.set(t.frame) for t in dict.fromkeys(frames)}
-        self._layouts = [layout for _, layout in found.values()]
-        fields.note_places(self._layouts)
-        # Whole cache lines, as C copies them.
-        padded = {
-            t: f.ljust(-(-len(f) // 64) * 64, b"\0") for t, (f, _) in found.items()
-        }
-        self.frames: Any = new_aligned("uint8_t[]", sum(map(len, padded.values())))
-        turns, at = {}, 0
-        for template, data in padded.items():
-            ffi.memmove(self.frames + at, data, len(data))
-            turns[template] = at // 64, len(template.frame), _stamp_place(template)
-            if template.stamp:
-                _check_apart(template, found[template][1], fields.nvarying)
-            at += len(data)
-        self.order: Any = ffi.new("struct generator_turn[]", [turns[t] for t in frames])
+        self.layouts: Any = ffi.NULL
+        if fields:
+            found = {t: fields.set(t.frame) for t in dict.fromkeys(frames)}
+            laid_out = frames.lay_out({t: frame for t, (frame, _) in found.items()})
+            self._layouts = [layout for _, layout in found.values()]
+            fields.note_places(self._layouts)
+            for template, (_, layout) in found.items():
+                _check_apart(template, layout, fields.nvarying)
+            if fields.nvarying:
+                self.layouts = ffi.new(
+                    "struct field_layout *[]", [found[t][1] for t in frames]
+                )
+        else:
+            laid_out = frames.laid_out
+        self.frames, self.order = laid_out
         costs = [ns(t.wire_size) for t in frames]
         self.mean = math.fsum(costs) / len(costs)
         self.costs: Any = ffi.new("double[]", costs) if self.mean else ffi.NULL
-        self.layouts: Any = ffi.NULL
-        if fields.nvarying:
-            self.layouts = ffi.new(
-                "struct field_layout *[]", [found[t][1] for t in frames]
-            )
 
 
 def _stamp_place(template: Template) -> int:
@@ -167,7 +187,7 @@ def _stamp_place(template: Template) -> int:
 def _check_apart(template: Template, layout: Any, nplaces: int) -> None:
     """Refuse a stamp that is where a field varies: in zeros that are a header's."""
     begin = template.stamp_end - template.stamp_size
-    for place in layout.places[0:nplaces] if layout else ():
+    for place in layout.places[0:nplaces] if template.stamp else ():
         if place.offset + place.size > begin:
             raise ConfigError("frame: its payload is too short for the stamp")
 
@@ -185,7 +205,8 @@ class Generator(FiniteSource):
     missed are together what it was asked for.
 
     Args:
-        frames: sent in this order, round and round; see `udp_frames`, `weighted`.
+        frames: sent in this order, round and round; see `udp_frames`, `weighted`, and
+            `Frames` for several generators of the same.
         stream: 0 to 2^32-1: whose packets they are. Numbers are counted from 0 in each
             stream; two generators must not share one.
         rate_pps: packets a second; 0: as many as the network takes.
@@ -239,6 +260,8 @@ class Generator(FiniteSource):
             return 1e9 / rate_pps if rate_pps else 0
 
         self.fields = Fields(ranges, flows, len(frames))
+        if not isinstance(frames, Frames):
+            frames = Frames(frames)
         self.memory = _Memory(frames, self.fields, ns)
         self.config: Any = ffi.new(
             "struct generator_config *",

@@ -2,13 +2,14 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from snabb_py.apps.basic import Sink
-from snabb_py.apps.traffic import Generator, Template
+from snabb_py.apps.traffic import Frames, Generator, Template
 from snabb_py.cli.lwaftr_options import COMPAT, PATH, app_drops, read_frames
 from snabb_py.cli.options import Number, place_workers
 from snabb_py.cli.run import Ending, wire_gbps
@@ -37,19 +38,19 @@ OWN = {
 }
 
 
-def templates(path: Path) -> list[Template]:
+def templates(path: Path) -> Frames:
     """Return the frames of a capture, to be sent as they are.
 
     Raises:
         ConfigError: there are none, or one cannot be sent.
     """
-    frames = [Template(frame, stamp=False) for frame in read_frames(path)]
+    frames = Frames(Template(frame, stamp=False) for frame in read_frames(path))
     if not frames:
         raise ConfigError(f"{path}: no packet in it")
     return frames
 
 
-def burst_of(frames: list[Template]) -> int:
+def burst_of(frames: Sequence[Template]) -> int:
     """Return how many of these frames a breath brings in."""
     nbytes = sum(len(template.frame) for template in frames)
     if nbytes > NEAR_BYTES:
@@ -59,13 +60,17 @@ def burst_of(frames: list[Template]) -> int:
 
 def network(
     conf: LwaftrConfig,
-    v4: list[Template],
-    v6: list[Template],
+    v4: Frames,
+    v6: Frames,
     *,
     compat: bool,
     nworkers: int,
 ) -> Config:
-    """Return an lwAFTR on each worker, with sources and sinks of its own."""
+    """Return an lwAFTR on each worker, with sources and sinks of its own.
+
+    The frames are all workers' together: a copy for each would push the others' out of
+    the cache.
+    """
     config = Config()
     queues = conf.instances[0].queues
     for i in range(nworkers):

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from snabb_py.apps.fields import IPV6, NAMES, Range
-from snabb_py.apps.traffic import IMIX, Generator, Template, udp_frames
+from snabb_py.apps.traffic import IMIX, Frames, Generator, Template, udp_frames
 from snabb_py.cli.interfaces import Interface
 from snabb_py.cli.packetblaster_blast import (
     CATCH_UP_US,
@@ -197,7 +197,7 @@ def program(  # noqa: PLR0913 - the options of a program
     )
     rate.check(sum(t.wire_size for t in frames) / len(frames), words)
     settings: dict[str, Any] = {
-        "frames": frames,
+        "frames": Frames(frames),
         "ranges": ranges,
         "flows": flows or 0,
         "count": count or 0,

@@ -28,9 +28,11 @@ from scapy.packet import Packet, Raw
 
 from snabb_py._native import ffi, lib
 from snabb_py.apps.fault import Fault
+from snabb_py.apps.fields import Range
 from snabb_py.apps.traffic import (
     IMIX,
     Checker,
+    Frames,
     Generator,
     Stream,
     Template,
@@ -456,6 +458,15 @@ def test_as_fast_as_taken_misses_nothing() -> None:
             h.breathe(MS)
         assert len(h.received()) == lib.LINK_CAPACITY
         assert h.counters == {}
+
+
+def test_generators_of_the_same_frames_read_the_same_memory() -> None:
+    frames = Frames(udp_frames(64, flows=3))
+    first, second = Generator(frames), Generator(frames, stream=1, rate_pps=1)
+    varied = Generator(frames, ranges=[Range.of("src_port", "7-8")])
+    assert first.config.frames == second.config.frames != varied.config.frames
+    assert first.config.order == second.config.order
+    assert ffi.buffer(varied.config.frames, 64) != ffi.buffer(first.config.frames, 64)
 
 
 def test_a_count_ends_it() -> None:
