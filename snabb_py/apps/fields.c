@@ -68,10 +68,10 @@ static uint64_t sum_places(const uint8_t *frame, const struct field_layout *layo
     return sum;
 }
 
-/* One's complement: taking off is adding the inverse. */
-static uint64_t without(uint64_t sum, uint64_t part)
+/* One's complement: taking off is adding the inverse. Less than 2^17. */
+static uint32_t without(uint64_t sum, uint64_t part)
 {
-    return checksum_fold(sum) + (uint64_t)(uint16_t)~checksum_fold(part);
+    return checksum_fold(sum) + (uint32_t)(uint16_t)~checksum_fold(part);
 }
 
 /* Offset of the checksum of TCP, UDP or ICMPv6 within its header; 0: none is known. */
@@ -158,8 +158,8 @@ void fields_seek(const struct fields *fields, struct fields_state *state, uint64
 /* The fields of some packets. */
 struct fields_burst {
     uint64_t bytes[FIELD_KINDS][FIELDS_BURST]; /* of each range, as they lie in a frame */
-    uint64_t ip_sums[FIELDS_BURST]; /* what they add to checksums */
-    uint64_t l4_sums[FIELDS_BURST];
+    uint32_t ip_sums[FIELDS_BURST]; /* what they add to checksums: less than 2^21 */
+    uint32_t l4_sums[FIELDS_BURST];
 };
 
 /* How many steps, `most` at most, only count on. */
@@ -196,19 +196,21 @@ INLINE void range_fill(const struct field_range *range, struct field_count *coun
     uint32_t shift = 64 - 8 * range->size;
     for (uint32_t done = 0; done < n;) {
         uint32_t run = field_run(&range->cycle, count, n - done);
-        uint64_t value = range->first + count->index;
+        uint64_t value = range->first + count->index, *to = bytes + done;
         for (uint32_t i = 0; i < run; i++)
-            bytes[done + i] = htobe64((value + i) << shift);
+            to[i] = htobe64((value + i) << shift);
         field_step(&range->cycle, count, run);
         done += run;
     }
 }
 
-INLINE void add_to_sums(uint64_t *restrict sums, const uint64_t *restrict bytes,
+INLINE void add_to_sums(uint32_t *restrict sums, const uint64_t *restrict bytes,
                         uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++)
-        sums[i] += checksum_word(bytes[i]);
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t two = (bytes[i] & 0xffff0000ffff) + (bytes[i] >> 16 & 0xffff0000ffff);
+        sums[i] += (uint32_t)two + (uint32_t)(two >> 32);
+    }
 }
 
 /* The next n packets' fields, n <= FIELDS_BURST. */
@@ -225,8 +227,8 @@ INLINE void fields_fill(const struct fields *fields, struct fields_state *state,
             enter(fields, state);
         done += run;
     }
-    memset(burst->ip_sums, 0, n * sizeof(uint64_t));
-    memset(burst->l4_sums, 0, n * sizeof(uint64_t));
+    memset(burst->ip_sums, 0, n * sizeof(uint32_t));
+    memset(burst->l4_sums, 0, n * sizeof(uint32_t));
     for (uint32_t i = 0; i < fields->nranges; i++) {
         if (fields->ranges[i].sums & FIELD_IN_IP_SUM)
             add_to_sums(burst->ip_sums, burst->bytes[i], n);
@@ -242,18 +244,22 @@ INLINE void fields_store(uint8_t *const *frames, uint32_t n,
     uint32_t at = place.offset;
     switch (place.size) {
     case 2:
+#pragma GCC unroll 4
         for (uint32_t i = 0; i < n; i++)
             memcpy(frames[i] + at, &bytes[i], 2);
         break;
     case 4:
+#pragma GCC unroll 4
         for (uint32_t i = 0; i < n; i++)
             memcpy(frames[i] + at, &bytes[i], 4);
         break;
     case 6:
+#pragma GCC unroll 4
         for (uint32_t i = 0; i < n; i++)
             memcpy(frames[i] + at, &bytes[i], 6);
         break;
     default:
+#pragma GCC unroll 4
         for (uint32_t i = 0; i < n; i++)
             memcpy(frames[i] + at, &bytes[i], 8);
     }
@@ -262,13 +268,12 @@ INLINE void fields_store(uint8_t *const *frames, uint32_t n,
 /* Write the checksum of each of n frames; sums: of the frames, without fields and without
  * it, and of the fields. Zero is the one of two zeros that all but UDP may have. */
 INLINE void fields_store_checksum(uint8_t *const *frames, uint32_t n, uint32_t at,
-                                  const uint64_t *restrict frame_sums,
-                                  const uint64_t *restrict field_sums, bool is_udp)
+                                  const uint32_t *restrict frame_sums,
+                                  const uint32_t *restrict field_sums, bool is_udp)
 {
-    uint64_t values[FIELDS_BURST];
+    uint32_t values[FIELDS_BURST];
     for (uint32_t i = 0; i < n; i++) { /* checksum_fold(), in vectors */
-        uint64_t sum = frame_sums[i] + field_sums[i];
-        sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff) + (sum >> 48);
+        uint32_t sum = frame_sums[i] + field_sums[i];
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         values[i] = ~sum & 0xffff;
@@ -276,6 +281,7 @@ INLINE void fields_store_checksum(uint8_t *const *frames, uint32_t n, uint32_t a
     if (is_udp)
         for (uint32_t i = 0; i < n; i++)
             values[i] = values[i] ? values[i] : 0xffff;
+#pragma GCC unroll 4
     for (uint32_t i = 0; i < n; i++)
         memcpy(frames[i] + at, &values[i], 2);
 }
@@ -314,8 +320,8 @@ void fields_begin(const struct fields *fields, const struct field_layout *layout
                   uint8_t *frame)
 {
     struct fields_state state;
-    struct fields_frames one;
+    struct fields_frames one = {.frames = {frame}};
     fields_seek(fields, &state, 0);
-    fields_take(&one, 0, frame, layout);
+    fields_take(&one, &layout, 1, 0, 1);
     fields_write(fields, &state, &one, 1);
 }

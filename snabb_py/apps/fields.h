@@ -16,17 +16,24 @@ enum { FIELDS_BURST = 32 };
 struct fields_frames {
     uint8_t *frames[FIELDS_BURST];
     const struct field_layout *layouts[FIELDS_BURST];
-    uint64_t ip_sums[FIELDS_BURST]; /* of the layouts */
-    uint64_t l4_sums[FIELDS_BURST];
+    uint32_t ip_sums[FIELDS_BURST]; /* of the layouts */
+    uint32_t l4_sums[FIELDS_BURST];
 };
 
-static inline void fields_take(struct fields_frames *all, uint32_t i, uint8_t *frame,
-                               const struct field_layout *layout)
+/* Say whose copies the next n frames are, n <= FIELDS_BURST: of the layouts in turn,
+ * from one on. */
+static inline void fields_take(struct fields_frames *all,
+                               const struct field_layout *const *layouts,
+                               uint32_t nlayouts, uint32_t turn, uint32_t n)
 {
-    all->frames[i] = frame;
-    all->layouts[i] = layout;
-    all->ip_sums[i] = layout->ip_sum;
-    all->l4_sums[i] = layout->l4_sum;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct field_layout *layout = layouts[turn];
+        all->layouts[i] = layout;
+        all->ip_sums[i] = layout->ip_sum;
+        all->l4_sums[i] = layout->l4_sum;
+        if (++turn == nlayouts)
+            turn = 0;
+    }
 }
 
 /* Make the next n frames, n <= FIELDS_BURST, those of the next flows. */

@@ -67,8 +67,8 @@ struct field_layout {
     uint16_t ip_checksum;         /* offsets; 0: there is none */
     uint16_t l4_checksum;
     uint32_t is_udp; /* whose checksum is never 0 (RFC 768) */
-    uint64_t ip_sum;
-    uint64_t l4_sum;
+    uint32_t ip_sum; /* less than 2^17 */
+    uint32_t l4_sum;
 };
 
 /* Find a field in a frame. Returns 0; -1: the frame has no such header. */

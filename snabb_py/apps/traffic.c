@@ -144,11 +144,10 @@ static inline void generator_stamp(const struct generator_config *config, uint8_
     }
 }
 
-/* Make n packets of the frames in turn. Returns their bytes. all: gets the frames;
- * NULL: their fields do not vary. */
+/* Make n packets of the frames in turn. Returns their bytes. */
 static inline __attribute__((always_inline)) uint64_t
 make_packets(const struct generator_config *config, struct generator_state *state,
-             struct packet **fresh, uint32_t n, uint64_t time, struct fields_frames *all)
+             struct packet **fresh, uint32_t n, uint64_t time)
 {
     const struct generator_turn *turns = config->order;
     const uint8_t *frames = config->frames;
@@ -162,8 +161,6 @@ make_packets(const struct generator_config *config, struct generator_state *stat
         bytes += turn.length;
         if (turn.stamp != 0)
             generator_stamp(config, data, turn.stamp, number++, time);
-        if (all)
-            fields_take(all, i, data, config->layouts[at]);
         if (unlikely(++at == norder))
             at = 0;
     }
@@ -178,7 +175,7 @@ static HOT void generator_make(const struct generator_config *config,
                                uint64_t now, uint32_t n)
 {
     struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
-    uint64_t bytes = make_packets(config, state, fresh, n, htobe64(now), NULL);
+    uint64_t bytes = make_packets(config, state, fresh, n, htobe64(now));
     link_transmit_known(out, fresh, n, bytes);
 }
 
@@ -190,9 +187,15 @@ static HOT void generator_make_varied(const struct generator_config *config,
     struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
     uint64_t bytes = 0, time = htobe64(now);
     struct fields_frames all;
+    if (config->norder == 1)
+        fields_take(&all, config->layouts, 1, 0, FIELDS_BURST);
     for (uint32_t done = 0, run; done < n; done += run) {
         run = min_u32(n - done, FIELDS_BURST);
-        bytes += make_packets(config, state, fresh + done, run, time, &all);
+        if (config->norder > 1)
+            fields_take(&all, config->layouts, config->norder, state->turn, run);
+        bytes += make_packets(config, state, fresh + done, run, time);
+        for (uint32_t i = 0; i < run; i++)
+            all.frames[i] = fresh[done + i]->data;
         fields_write(config->fields, &state->fields, &all, run);
     }
     link_transmit_known(out, fresh, n, bytes);
