@@ -260,3 +260,43 @@ def test_what_it_names_is_there() -> None:
         assert verb in VERBS
     for path in re.findall(r"\b((?:docs|examples)/[\w./-]+\w)", text):
         assert (manual.ROOT / path).exists()
+
+
+def shapes(lines: list[str]) -> list[str]:
+    """Return lines without what differs from run to run: figures and their units."""
+    number = re.compile(r"\d[\d,.:-]*(%| us|(?: [kMG]?| )[pb]ps\b)?")
+    return [number.sub("N", line) for line in lines]
+
+
+def test_top_prints_what_is_shown() -> None:
+    """Each line, in this order; perhaps of more links."""
+    (text,) = manual.blocks(GUIDE, "top")
+    title, *shown = text.splitlines()
+    command = shlex.split(title)[2:]
+    with subprocess.Popen(
+        [*SNABB, *command, "--json"], stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout
+        assert program.stdout.readline(), "no report"
+
+        def printed() -> list[str]:
+            lines = run(*SNABB, "top", "--once").splitlines()
+            (begin,) = (
+                i for i, line in enumerate(lines) if line.startswith(f"{program.pid} ")
+            )
+            end = begin + 1
+            while end < len(lines) and lines[end].startswith("  "):
+                end += 1
+            return shapes(lines[begin:end])
+
+        wanted = shapes(shown)
+
+        def is_shown() -> bool:
+            rest = iter(printed())
+            return all(line in rest for line in wanted)
+
+        try:
+            until(is_shown, "\n".join(wanted))
+            assert printed()[0] == shapes([f"{title} --json"])[0]
+        finally:
+            program.terminate()
