@@ -228,6 +228,7 @@ def program(  # noqa: PLR0913 - the options of a program
     workers: int | None,
     cpu_list: str | None,
     busy: bool,
+    huge_pages: str,
 ) -> None:
     """Join the interfaces A and B through a chain of forwarders.
 
@@ -312,7 +313,11 @@ def program(  # noqa: PLR0913 - the options of a program
         with (
             Ending() as ending,
             engine_settings(
-                ends, cpus=cpus, sim_cpu=sim_cpu, log=reporter.log
+                ends,
+                cpus=cpus,
+                sim_cpu=sim_cpu,
+                huge_pages=huge_pages,
+                log=reporter.log,
             ) as settings,
             Engine(
                 busy=busy, program="forward", log=reporter.log, **settings

@@ -173,12 +173,18 @@ def _interface_of(sim: Any, name: str, word: str) -> Interface:
     )
 
 
+def memory_settings(huge_pages: str) -> dict[str, bool]:
+    """Return an engine's arguments for --huge-pages: "auto", "require", "never"."""
+    return {"huge": huge_pages != "never", "need_huge": huge_pages == "require"}
+
+
 @contextlib.contextmanager
 def engine_settings(
     interfaces: Sequence[Interface],
     *,
     cpus: Sequence[int | None] = (None,),
     sim_cpu: int | None = None,
+    huge_pages: str = "auto",
     log: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
     """Give what an engine must be for these interfaces, as its arguments.
@@ -189,6 +195,7 @@ def engine_settings(
         interfaces: attached to the config.
         cpus: of the workers, None: not pinned.
         sim_cpu: of the worker that software cards have, the next one.
+        huge_pages: see `memory_settings`.
         log: is told which cards are on another NUMA node than the CPUs.
 
     Raises:
@@ -217,6 +224,7 @@ def engine_settings(
             + sum(i.nheld for i in interfaces),
             "large_packets": 1024 if any(i.needs_large for i in interfaces) else 0,
             "breath_ns": INLINE_BREATH_NS if any(inline) else 0,
+            **memory_settings(huge_pages),
             **({"physical": True} if any(i.is_physical for i in interfaces) else {}),
         }
     finally:

@@ -185,6 +185,7 @@ def program(  # noqa: PLR0913 - the options of a program
     cpu: int | None,
     sim_cpu: int | None,
     busy: bool,
+    huge_pages: str,
     **options: Any,
 ) -> None:
     """Search for the highest rate at which the device loses nothing.
@@ -227,7 +228,9 @@ def program(  # noqa: PLR0913 - the options of a program
     network = build(interfaces, **options)
     low, high = bounds(network, least, most)
     printer = Printer(as_json=as_json)
-    with running(network, cpu=cpu, sim_cpu=sim_cpu, busy=busy) as engine:
+    with running(
+        network, cpu=cpu, sim_cpu=sim_cpu, busy=busy, huge_pages=huge_pages
+    ) as engine:
         tester = LoadTest(
             engine,
             network,

@@ -205,12 +205,17 @@ def running(
     cpu: int | None,
     sim_cpu: int | None,
     busy: bool,
+    huge_pages: str,
 ) -> Iterator[Engine]:
     """Give an engine that suits a network; signals end it."""
     with (
         Ending() as ending,
         engine_settings(
-            network.interfaces, cpus=[cpu], sim_cpu=sim_cpu, log=tell
+            network.interfaces,
+            cpus=[cpu],
+            sim_cpu=sim_cpu,
+            huge_pages=huge_pages,
+            log=tell,
         ) as settings,
         Engine(busy=busy, program="loadtest", log=tell, **settings) as engine,
     ):

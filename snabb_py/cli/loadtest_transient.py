@@ -120,6 +120,7 @@ def program(  # noqa: PLR0913 - the options of a program
     cpu: int | None,
     sim_cpu: int | None,
     busy: bool,
+    huge_pages: str,
     **options: Any,
 ) -> None:
     """Offer a load that goes up and down in steps; count what is lost at each.
@@ -141,7 +142,9 @@ def program(  # noqa: PLR0913 - the options of a program
     peak = network.pps(most)
     up = ramp_up(peak, network.pps(step) if step else peak / STEPS)
     printer, totals = Printer(as_json=as_json), Totals()
-    with running(network, cpu=cpu, sim_cpu=sim_cpu, busy=busy) as engine:
+    with running(
+        network, cpu=cpu, sim_cpu=sim_cpu, busy=busy, huge_pages=huge_pages
+    ) as engine:
         tester = LoadTest(engine, network, Timing(duration, drain))
         for outcome in outcomes(tester, RAMPS[ramp](up)):
             printer.trial("step", outcome)

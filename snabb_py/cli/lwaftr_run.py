@@ -92,6 +92,7 @@ def program(  # noqa: PLR0913 - the options of a program
     workers: int | None,
     cpu_list: str | None,
     busy: bool,
+    huge_pages: str,
 ) -> None:
     """Carry packets between the internet and B4s.
 
@@ -150,7 +151,11 @@ def program(  # noqa: PLR0913 - the options of a program
         with (
             Ending(hang_up=running.watch.demand) as ending,
             engine_settings(
-                ends, cpus=cpus, sim_cpu=sim_cpu, log=reporter.log
+                ends,
+                cpus=cpus,
+                sim_cpu=sim_cpu,
+                huge_pages=huge_pages,
+                log=reporter.log,
             ) as settings,
             Engine(
                 busy=busy,

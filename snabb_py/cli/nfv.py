@@ -279,6 +279,7 @@ def traffic(  # noqa: PLR0913 - the options of a program
     workers: int | None,
     cpu_list: str | None,
     busy: bool,
+    huge_pages: str,
 ) -> None:
     """Join the virtual machines of CONF to PCI, through sockets at SOCK.
 
@@ -352,7 +353,11 @@ def traffic(  # noqa: PLR0913 - the options of a program
             trunk = Trunk(pci, config.ports, ring_size, nworkers=len(cpus))
             with (
                 engine_settings(
-                    [trunk.interface], cpus=cpus, sim_cpu=sim_cpu, log=reporter.log
+                    [trunk.interface],
+                    cpus=cpus,
+                    sim_cpu=sim_cpu,
+                    huge_pages=huge_pages,
+                    log=reporter.log,
                 ) as settings,
                 Engine(
                     busy=busy,

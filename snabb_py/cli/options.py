@@ -49,12 +49,21 @@ BUSY = click.option(
 )
 
 
+HUGE_PAGES = click.option(
+    "--huge-pages",
+    type=click.Choice(["auto", "require", "never"]),
+    default="auto",
+    show_default=True,
+    help="Packets lie on huge pages: where they can be had; or fail; never.",
+)
+
+
 def engine_options(command: F) -> F:
-    """Add how the engine runs: --cpu, -b/--busy."""
+    """Add how the engine runs: --cpu, -b/--busy, --huge-pages."""
     cpu = click.option(
         "--cpu", type=int, metavar="N", help="Pin the worker to this CPU."
     )
-    return cpu(BUSY(command))
+    return cpu(BUSY(HUGE_PAGES(command)))
 
 
 def card_options(command: F) -> F:
@@ -76,7 +85,7 @@ def card_options(command: F) -> F:
 
 
 def workers_options(command: F) -> F:
-    """Add how an engine of several workers runs: --workers, --cpu, -b/--busy."""
+    """Add how an engine of several workers runs: the same, --workers."""
     workers = click.option(
         "--workers",
         type=click.IntRange(1, MOST_WORKERS),
@@ -89,7 +98,7 @@ def workers_options(command: F) -> F:
         metavar="LIST",
         help='Pin each worker to a CPU of this list, such as "2,4-5".',
     )
-    return workers(cpus(BUSY(command)))
+    return workers(cpus(BUSY(HUGE_PAGES(command))))
 
 
 def place_workers(workers: int | None, cpu_list: str | None) -> list[int | None]:

@@ -358,6 +358,7 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
                 blast.ends,
                 cpus=[running.cpu],
                 sim_cpu=running.sim_cpu,
+                huge_pages=running.huge_pages,
                 log=reporter.log,
             ) as settings,
             Engine(

@@ -125,6 +125,7 @@ class Running:
     cpu: int | None
     sim_cpu: int | None
     busy: bool
+    huge_pages: str
 
 
 def sending_options(rate: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

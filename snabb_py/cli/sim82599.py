@@ -14,7 +14,7 @@ import click
 
 from snabb_py.cli.card_report import CardMeter, CardReporter
 from snabb_py.cli.card_wires import Port, join, wires_of
-from snabb_py.cli.interfaces import UNFINISHED
+from snabb_py.cli.interfaces import UNFINISHED, memory_settings
 from snabb_py.cli.options import engine_options, report_options
 from snabb_py.cli.run import Ending, printable
 from snabb_py.engine.config import Config
@@ -146,6 +146,7 @@ def program(  # noqa: PLR0913 - the options of a program
     as_json: bool,
     cpu: int | None,
     busy: bool,
+    huge_pages: str,
 ) -> None:
     """Serve a software Intel 82599 at each SOCKET, for virtual machines.
 
@@ -236,6 +237,7 @@ def program(  # noqa: PLR0913 - the options of a program
                     large_packets=1024 if any(p.needs_large for p in ports) else 0,
                     program="sim82599",
                     log=reporter.log,
+                    **memory_settings(huge_pages),
                 )
             )
             ending.of(engine)

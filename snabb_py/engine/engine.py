@@ -84,6 +84,7 @@ class Engine:
         breath_ns: modelled time: each breath takes so many ns, however long it really
             took, for results that no machine's load can change; 0: the clock's time.
         huge: try huge pages.
+        need_huge: no others will do.
         physical: packets bear physical addresses, for a card without an IOMMU; huge
             pages are a must.
         program: publish counters and a control socket under this name; None: not.
@@ -106,6 +107,7 @@ class Engine:
         busy: bool = False,
         breath_ns: int = 0,
         huge: bool = True,
+        need_huge: bool = False,
         physical: bool = False,
         program: str | None = None,
         stop_on_error: bool = False,
@@ -161,6 +163,7 @@ class Engine:
                 large_packets,
                 workers + 1,
                 huge=huge,
+                need_huge=need_huge,
                 physical=physical,
                 note=self.directory.huge_pages if self.directory else None,
             )

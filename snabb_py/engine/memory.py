@@ -44,10 +44,12 @@ class Memory:
     Args:
         size: bytes.
         huge: try huge pages.
+        need_huge: no others will do.
         note: of the huge pages that are added for it.
 
     Raises:
-        DeviceError: there is not so much memory.
+        DeviceError: there is not so much memory; there are no huge pages, and no others
+            will do.
 
     Attributes:
         address: `uint8_t *`, on a 2 MiB boundary; valid until `close`.
@@ -58,7 +60,12 @@ class Memory:
     """
 
     def __init__(
-        self, size: int, *, huge: bool = True, note: huge_pages.Note | None = None
+        self,
+        size: int,
+        *,
+        huge: bool = True,
+        need_huge: bool = False,
+        note: huge_pages.Note | None = None,
     ) -> None:
         self.size = -(-size // HUGE_PAGE) * HUGE_PAGE
         self.problem = ""
@@ -70,6 +77,8 @@ class Memory:
                     self._map_huge()
                 self.is_huge = True
             except (OSError, ConfigError) as error:
+                if need_huge:
+                    raise self._lack(error) from None
                 self.problem = self._explain(error)
         if not self.is_huge:
             self._map_ordinary()
@@ -82,6 +91,11 @@ class Memory:
             f"no huge pages ({reason}): using ordinary memory; "
             f"for speed: {self._remedy}"
         )
+
+    def _lack(self, error: OSError | ConfigError) -> DeviceError:
+        number = getattr(error, "errno", None) or errno.ENOMEM
+        what = f"reserve {self.size // HUGE_PAGE} huge pages"
+        return DeviceError(what, number, f"first: {self._remedy}")
 
     def _map_huge(self) -> None:
         pages = self.size // HUGE_PAGE
@@ -191,6 +205,7 @@ class Pool:
         large: packets of up to 66 KiB.
         nworkers: freelists that will draw on it.
         huge: try huge pages.
+        need_huge: no others will do.
         physical: a packet's `iova` is its physical address, for a device without an
             IOMMU; else its virtual address.
         note: of the huge pages that are added for it.
@@ -206,10 +221,16 @@ class Pool:
         nworkers: int,
         *,
         huge: bool = True,
+        need_huge: bool = False,
         physical: bool = False,
         note: huge_pages.Note | None = None,
     ) -> None:
-        self.memory = Memory(lib.pool_memory_needed(small, large), huge=huge, note=note)
+        self.memory = Memory(
+            lib.pool_memory_needed(small, large),
+            huge=huge,
+            need_huge=need_huge,
+            note=note,
+        )
         nchunks = lib.pool_chunks_needed(small, large, nworkers)
         try:
             iovas: Any = ffi.NULL

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -295,6 +296,23 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 
 
 @pytest.mark.need("root")
+@pytest.mark.need("root", "hugepages")
+@pytest.mark.parametrize(("use", "kib"), [("never", 4), ("require", 2048)])
+def test_huge_pages_are_used_as_asked(use: str, kib: int) -> None:
+    """By the kernel's own account of the packets' mapping."""
+    process = start("forward", "--huge-pages", use, "--json")
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        text = Path(f"/proc/{process.pid}/smaps").read_text()
+        sizes = r"memfd:snabb-py .*?\nSize: +(\d+) kB\nKernelPageSize: +(\d+)"
+        maps = [(int(a), int(b)) for a, b in re.findall(sizes, text)]
+        assert max(maps)[1] == kib  # cards' rings are smaller
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_without_the_right_to_open_an_interface() -> None:
     bound = "--bounding-set=-net_raw,-net_admin"
     for word in ("raw:lo", "tap:snabb-none"):

@@ -366,6 +366,8 @@ def test_without_huge_pages_it_says_so_and_works(
     assert "sysctl vm.nr_hugepages=2" in mapped.problem
     ffi.memmove(mapped.address + (4 << 20) - 4, b"last", 4)
     mapped.close()
+    with pytest.raises(DeviceError, match=r"reserve 2 huge pages: .*; first: sysctl"):
+        Memory(4 << 20, need_huge=True)
 
 
 def test_help_imports_little() -> None:
