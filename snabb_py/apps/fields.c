@@ -189,6 +189,13 @@ INLINE void field_step(const struct field_cycle *cycle, struct field_count *coun
         count->index -= cycle->n;
 }
 
+/* Numbers that follow each other, as a frame has them. */
+INLINE void count_up(uint64_t *to, uint64_t value, uint32_t shift, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        to[i] = htobe64((value + i) << shift);
+}
+
 /* The values of a range in n packets, flows that follow each other. */
 INLINE void range_fill(const struct field_range *range, struct field_count *count,
                        uint64_t *bytes, uint32_t n)
@@ -196,9 +203,11 @@ INLINE void range_fill(const struct field_range *range, struct field_count *coun
     uint32_t shift = 64 - 8 * range->size;
     for (uint32_t done = 0; done < n;) {
         uint32_t run = field_run(&range->cycle, count, n - done);
-        uint64_t value = range->first + count->index, *to = bytes + done;
-        for (uint32_t i = 0; i < run; i++)
-            to[i] = htobe64((value + i) << shift);
+        uint64_t value = range->first + count->index;
+        if (likely(run == FIELDS_BURST))
+            count_up(bytes, value, shift, FIELDS_BURST);
+        else
+            count_up(bytes + done, value, shift, run);
         field_step(&range->cycle, count, run);
         done += run;
     }
@@ -303,8 +312,8 @@ INLINE void fields_write_alike(const struct fields *fields,
                               burst->l4_sums + i, layout->is_udp);
 }
 
-HOT void fields_write(const struct fields *fields, struct fields_state *state,
-                                const struct fields_frames *all, uint32_t n)
+INLINE void fields_write_burst(const struct fields *fields, struct fields_state *state,
+                               const struct fields_frames *all, uint32_t n)
 {
     struct fields_burst burst;
     fields_fill(fields, state, &burst, n);
@@ -314,6 +323,16 @@ HOT void fields_write(const struct fields *fields, struct fields_state *state,
     }
     for (uint32_t i = 0; i < n; i++)
         fields_write_alike(fields, &burst, all, i, 1);
+}
+
+/* Loops of a length that the compiler knows are a few vectors, without a rest. */
+HOT void fields_write(const struct fields *fields, struct fields_state *state,
+                      const struct fields_frames *all, uint32_t n)
+{
+    if (likely(n == FIELDS_BURST))
+        fields_write_burst(fields, state, all, FIELDS_BURST);
+    else
+        fields_write_burst(fields, state, all, n);
 }
 
 void fields_begin(const struct fields *fields, const struct field_layout *layout,

@@ -145,9 +145,9 @@ static inline void generator_stamp(const struct generator_config *config, uint8_
 }
 
 /* Make n packets of the frames in turn. Returns their bytes. */
-static inline __attribute__((always_inline)) uint64_t
-make_packets(const struct generator_config *config, struct generator_state *state,
-             struct packet **fresh, uint32_t n, uint64_t time)
+static HOT uint64_t make_packets(const struct generator_config *config,
+                                 struct generator_state *state, struct packet **fresh,
+                                 uint32_t n, uint64_t time)
 {
     const struct generator_turn *turns = config->order;
     const uint8_t *frames = config->frames;
@@ -170,7 +170,7 @@ make_packets(const struct generator_config *config, struct generator_state *stat
 }
 
 /* Make n packets and put them on a link that has room for them. */
-static HOT void generator_make(const struct generator_config *config,
+static void generator_make(const struct generator_config *config,
                                struct generator_state *state, struct link *out,
                                uint64_t now, uint32_t n)
 {
@@ -190,12 +190,13 @@ static HOT void generator_make_varied(const struct generator_config *config,
     if (config->norder == 1)
         fields_take(&all, config->layouts, 1, 0, FIELDS_BURST);
     for (uint32_t done = 0, run; done < n; done += run) {
+        struct packet **packets = fresh + done;
         run = min_u32(n - done, FIELDS_BURST);
         if (config->norder > 1)
             fields_take(&all, config->layouts, config->norder, state->turn, run);
-        bytes += make_packets(config, state, fresh + done, run, time);
-        for (uint32_t i = 0; i < run; i++)
-            all.frames[i] = fresh[done + i]->data;
+        bytes += make_packets(config, state, packets, run, time);
+        for (uint32_t i = 0; i < FIELDS_BURST && i < run; i++)
+            all.frames[i] = packet_fresh_data(packets[i]);
         fields_write(config->fields, &state->fields, &all, run);
     }
     link_transmit_known(out, fresh, n, bytes);
