@@ -12,6 +12,7 @@ from snabb_py.apps.basic import Forward, Join, Sink, Source
 from snabb_py.apps.traffic import Checker, Generator, udp_frames
 from snabb_py.cli.bench_report import bench_options, report
 from snabb_py.cli.card_wires import parse_rate
+from snabb_py.cli.usage import OneOf, Whole
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.histogram import percentile
@@ -63,13 +64,13 @@ def add_guest(config: Config, guest: Any, direction: str, size: int) -> None:
 
 
 @click.command("vhost")
-@click.argument("direction", type=click.Choice(["rx", "tx", "loop"]))
-@click.argument("socket", type=click.Path())
+@click.argument("direction", type=OneOf(["rx", "tx", "loop"]))
+@click.argument("socket", type=click.Path(readable=False))
 @bench_options("1e8")
 @guest_options
 @click.option(
     "--size",
-    type=click.IntRange(64, 1518),
+    type=Whole(64, 1518),
     default=64,
     show_default=True,
     metavar="BYTES",
@@ -138,7 +139,7 @@ def vhost(  # noqa: PLR0913 - options
 
 
 @click.command("vhost-latency")
-@click.argument("socket", type=click.Path())
+@click.argument("socket", type=click.Path(readable=False))
 @bench_options("1e5")
 @click.option(
     "--rate",
@@ -170,7 +171,7 @@ def vhost_latency(  # noqa: PLR0913 - options
     try:
         speed = parse_rate(rate, frames)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--rate") from None
+        raise click.UsageError(f"--{error}") from None
     config = Config()
     config.app("vm", VhostUser, path=socket, server=not client, worker=0)
     config.app("checker", Checker, worker=0)

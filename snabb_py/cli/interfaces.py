@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from snabb_py.apps.basic import Sink
 from snabb_py.engine import counter
+from snabb_py.engine.app import check_range
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -37,8 +38,9 @@ KINDS = (
 PCI_ADDRESS = re.compile(
     r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7](,.*)?"
 )
-#: Descriptors of a card's rings.
+#: Descriptors of a card's rings; the least and the most, of packet sockets' too.
 RING_SIZE = 1024
+RING_SIZES = (64, 4096)
 #: Drops that a driver reads from its card.
 ECHOES = tuple(name for name in STATISTICS if counter.is_drop(name))
 LONG = 20  #: digits that no number of ours has
@@ -261,11 +263,13 @@ def _attach_raw(
 
 def _attach_xdp(config: Config, name: str, word: str, rest: str) -> Interface:
     from snabb_py.apps.xdp import Xdp
+    from snabb_py.apps.xdp_program import QUEUES_MAX
 
     ifname, is_said, queue = rest.partition(",queue=")
     _check_name(word, ifname)
     if is_said and not (queue.isascii() and queue.isdecimal() and len(queue) < LONG):
         raise ConfigError(f'interface "{word}": queue: "{queue}" is not a whole number')
+    check_range(f'interface "{word}": queue', int(queue or 0), 0, QUEUES_MAX - 1)
     config.app(name, Xdp, ifname=ifname, queue=int(queue or 0))
     return Interface(word, f"{name}.tx", f"{name}.rx", nheld=Xdp.nheld)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snabb_py.cli.loadtest_options import (
+    RateType,
     build,
     highest,
     load_options,
-    rate,
     running,
     seconds,
 )
@@ -20,6 +20,7 @@ from snabb_py.cli.loadtest_report import Printer
 from snabb_py.cli.loadtest_traffic import Rate
 from snabb_py.cli.loadtest_trial import EndedError, LoadTest, Outcome, Timing
 from snabb_py.cli.run import printable
+from snabb_py.cli.usage import OneOf
 from snabb_py.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def outcomes(tester: LoadTest, steps: Iterable[float]) -> Iterator[Outcome]:
 @load_options
 @click.option(
     "--ramp",
-    type=click.Choice(list(RAMPS)),
+    type=OneOf(list(RAMPS)),
     default="up-down",
     show_default=True,
     help="How the load goes; constant: at --max, step by step without end.",
@@ -102,7 +103,7 @@ def outcomes(tester: LoadTest, steps: Iterable[float]) -> Iterator[Outcome]:
 @highest("Peak of the load")
 @click.option(
     "--step",
-    type=rate,
+    type=RateType(),
     metavar="RATE",
     help="From one step to the next; a tenth of --max.",
 )

@@ -9,9 +9,10 @@ import click
 
 from snabb_py.apps.basic import Sink
 from snabb_py.apps.traffic import Generator, Template
-from snabb_py.cli.lwaftr_options import COMPAT, PATH, app_drops, read_frames
-from snabb_py.cli.options import Number, place_workers
+from snabb_py.cli.lwaftr_options import COMPAT, app_drops, read_frames
+from snabb_py.cli.options import place_workers
 from snabb_py.cli.run import Ending, wire_gbps
+from snabb_py.cli.usage import PATH, Number, Whole
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -150,7 +151,7 @@ def show(result: dict[str, Any]) -> None:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1, 64),
+    type=Whole(1, 64),
     metavar="N",
     help="Workers with an lwAFTR each; as many as --cpu has, or 1.",
 )

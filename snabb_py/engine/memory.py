@@ -143,8 +143,8 @@ class Memory:
         """
         if not self.is_huge:
             raise DeviceError(
-                "find the physical addresses of ordinary memory",
-                errno.EINVAL,
+                "find memory for a card without an IOMMU",
+                errno.ENOMEM,
                 f"needs huge pages: {self._remedy}",
             )
         start = int(ffi.cast("uintptr_t", self.address))
