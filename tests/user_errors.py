@@ -30,6 +30,7 @@ from tests.users import NOBODY, user_command
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).parent / "data/user_errors.txt"
+PRESENT = Path("/sys/devices/system/cpu/present")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 #: Below the PCI bus; and the card that somebody has.
 CARDS, HELD = "pci/devices", "0000:01:00.1"
@@ -50,6 +51,7 @@ mount --bind $DIRECTORY/pci /sys/bus/pci
 for file in /proc/sys/vm/nr_hugepages \\
     /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages
 do
+    [ -e $file ] || continue
     mount --bind $DIRECTORY/none $file
     mount -o remount,bind,ro $file
 done
@@ -119,6 +121,7 @@ class World:
             f"--wdns={directory}",
         ]
         self._start([*SNABB, "metrics"])
+        cpus = sorted(os.sched_getaffinity(0))
         packets = [*SNABB, "forward", "raw:taken", "tap:held0", "--bidir"]
         queue = [*SNABB, "forward", "xdp:queue", "null"]
         self.words = {
@@ -126,7 +129,9 @@ class World:
             "pid": str(self._start(packets).pid),
             "queue": str(self._start(queue).pid),
             "test": str(os.getpid()),
-            "cpus": ", ".join(map(str, sorted(os.sched_getaffinity(0)))),
+            "cpu": str(cpus[0]),
+            "cpus": ", ".join(map(str, cpus)),
+            "present": PRESENT.read_text().strip(),
             "newline": "\n",
             "byte": "\udcff",
         }

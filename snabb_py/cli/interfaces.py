@@ -22,6 +22,7 @@ from snabb_py.engine import counter
 from snabb_py.engine.app import check_range
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
+from snabb_py.engine.worker import check_cpu
 from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599_statistics import NAMES as STATISTICS
 
@@ -201,6 +202,8 @@ def engine_settings(
     sims = [i.sim for i in interfaces if i.sim]
     inline = [sim.is_inline for sim in sims]
     try:
+        if sim_cpu is not None:  # even where no worker will have it
+            check_cpu(sim_cpu)
         if any(inline) and not all(inline):
             raise ConfigError("sim: all software cards are inline, or none is")
         if any(inline) and len(sims) < len(interfaces):

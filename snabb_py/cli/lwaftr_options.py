@@ -12,7 +12,7 @@ from snabb_py.cli.usage import OneOf
 from snabb_py.engine import counter
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.solo import Solo
-from snabb_py.errors import ConfigError, SnabbError
+from snabb_py.errors import ConfigError
 
 COMPAT = click.option(
     "--compat",
@@ -42,7 +42,8 @@ def write_frames(path: Path, frames: Sequence[bytes]) -> None:
     """Write a capture.
 
     Raises:
-        SnabbError: it cannot be written.
+        SnabbError: it cannot be opened.
+        Exit: it cannot be written; the writer has said why.
     """
     writer = PcapWriter(path)
     with Solo(writer) as solo:
@@ -51,7 +52,7 @@ def write_frames(path: Path, frames: Sequence[bytes]) -> None:
             solo.breathe()
         solo.tick()
     if writer.failure:
-        raise SnabbError(writer.failure)
+        raise click.exceptions.Exit(1)
 
 
 def app_drops(engine: Engine, apps: Iterable[str]) -> dict[str, int]:

@@ -34,7 +34,7 @@ def here() -> Iterator[World]:
         assert made.files == before, "mistakes leave nothing behind"
 
 
-@pytest.mark.need("root", "netns", "tun", "xdp", "libpcap")
+@pytest.mark.need("root", "netns", "tun", "xdp", "libpcap", "two-cpus")
 @pytest.mark.parametrize("row", TABLE, ids=str)
 def test_it_is_this_line(row: Row, here: World) -> None:
     done = subprocess.run(
