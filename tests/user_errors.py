@@ -41,6 +41,7 @@ USERS = {
     # Root of no capabilities: may not read what is another's.
     "weak": ("setpriv", "--bounding-set=-all", "--inh-caps=-all"),
     "poor": ("sh", "-c", 'ulimit -n 12; exec "$@"', "sh"),
+    "cramped": ("sh", "-c", 'ulimit -v 250000; exec "$@"', "sh"),
 }
 
 #: What the namespaces are made of. The PCI bus hides the machine's.

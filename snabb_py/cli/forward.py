@@ -11,6 +11,7 @@ from snabb_py.cli.interfaces import (
     Direction,
     Interface,
     attach,
+    check_kind,
     engine_settings,
 )
 from snabb_py.cli.options import (
@@ -60,6 +61,8 @@ def build(  # noqa: PLR0913 - the options of a program
     """
     config = Config()
     a, b = ("sim" if word is None else word for word in (a, b))
+    for word in (a, b):
+        check_kind(word)
     if a == b and a.partition(",")[0] not in SEVERAL:
         raise ConfigError(f'interface "{a}": cannot be both ends')
     directions = []

@@ -32,14 +32,21 @@ STEPS = 10
 MOST_STEPS = 10**6
 
 
-def ramp_up(peak: float, step: float) -> list[float]:
+def ramp_up(peak: float, step: float, said: str = "") -> list[float]:
     """Return the rates of a ramp: multiples of the step, the peak last.
+
+    Args:
+        peak: the highest rate.
+        step: from one to the next.
+        said: the step as the user gave it.
 
     Raises:
         ConfigError: the step is more than the peak, or there are too many.
     """
     if not peak / MOST_STEPS <= step <= peak:
-        raise ConfigError(f"--step: not within a {MOST_STEPS}th of --max and all of it")
+        raise ConfigError(
+            f'--step: "{said}" is not within a {MOST_STEPS}th of --max and all of it'
+        )
     # The quotient of two rates that were converted may be a little off.
     return [min(peak, step * k) for k in range(1, math.ceil(peak / step - 1e-9) + 1)]
 
@@ -140,7 +147,10 @@ def program(  # noqa: PLR0913 - the options of a program
     """
     network = build(interfaces, **options)
     peak = network.pps(most)
-    up = ramp_up(peak, network.pps(step) if step else peak / STEPS)
+    if step:
+        up = ramp_up(peak, network.pps(step), step.text)
+    else:
+        up = ramp_up(peak, peak / STEPS)
     printer, totals = Printer(as_json=as_json), Totals()
     with running(network, cpu=cpu, sim_cpu=sim_cpu, busy=busy) as engine:
         tester = LoadTest(engine, network, Timing(duration, drain))

@@ -121,7 +121,6 @@ class Memory:
             raise DeviceError(
                 f"map {self.size >> 20} MiB for packets",
                 error.errno or errno.ENOMEM,
-                "fewer packets need less" if error.errno == errno.ENOMEM else "",
             ) from None
         self._hold()
 
