@@ -8,6 +8,7 @@ import click
 from snabb_py.apps.basic import Forward, Sink, Source, Tee
 from snabb_py.cli.bench_report import bench_options, report
 from snabb_py.cli.bench_vhost import vhost, vhost_latency
+from snabb_py.cli.ps import complain
 from snabb_py.cli.usage import Group, OneOf, Whole
 from snabb_py.engine.app import Ports
 from snabb_py.engine.config import Config
@@ -41,7 +42,7 @@ class PerBurst(PythonApp):
 
 def measure(config: Config, app: str, n: int, cpu: int | None) -> tuple[int, float]:
     """Run until n packets have come out of an app; return packets and seconds."""
-    with Engine(cpus=[cpu], large_packets=0) as engine:
+    with Engine(cpus=[cpu], large_packets=0, log=complain) as engine:
         engine.commit(config)
         row = next(k.row for s, k in engine.links.items() if s.from_app == app)
         packets, start = row["txpackets"], time.monotonic()
@@ -238,7 +239,7 @@ def reconfigure(*, n: int, cpu: int | None, as_json: bool) -> None:
     other.link("hop4.tx -> extra.rx")
     other.link("extra.tx1 -> sink.rx")
     other.link("extra.tx2 -> sink2.rx")
-    with Engine(cpus=[cpu], large_packets=0) as engine:
+    with Engine(cpus=[cpu], large_packets=0, log=complain) as engine:
         engine.commit(one)
         row = engine.link("source.tx -> hop1.rx").row
         packets, start = row["txpackets"], time.monotonic()

@@ -11,6 +11,7 @@ from snabb_py.apps.basic import Sink
 from snabb_py.apps.traffic import Generator, Template
 from snabb_py.cli.lwaftr_options import COMPAT, app_drops, read_frames
 from snabb_py.cli.options import place_workers
+from snabb_py.cli.ps import complain
 from snabb_py.cli.run import Ending, wire_gbps
 from snabb_py.cli.usage import PATH, Number, Whole
 from snabb_py.engine.config import Config
@@ -189,7 +190,12 @@ def program(  # noqa: PLR0913 - the options of a program
     with (
         Ending() as ending,
         Engine(
-            workers=len(cpus), cpus=cpus, packets=packets, burst=burst, busy=True
+            workers=len(cpus),
+            cpus=cpus,
+            packets=packets,
+            burst=burst,
+            busy=True,
+            log=complain,
         ) as engine,
     ):
         ending.of(engine)
