@@ -21,6 +21,25 @@ HINTS = {
     numbers.EFBIG: "raise the limit of a file's size: ulimit -f unlimited",
     numbers.ENOMEM: "free memory, or raise the limit: ulimit -v unlimited",
 }
+#: What to do when a file cannot be read,
+READ_HINTS = dict.fromkeys(
+    (numbers.ENOENT, numbers.EACCES, numbers.ENOTDIR),
+    "check its name and who may read it",
+)
+#: cannot be written,
+WRITE_HINTS = dict.fromkeys(
+    (numbers.ENOENT, numbers.EACCES, numbers.ENOTDIR, numbers.EROFS),
+    "check the directory and who may write there",
+) | {numbers.ENXIO: "nobody reads this pipe yet; begin with the reader"}
+#: or a socket cannot be listened at.
+LISTEN_HINTS = {
+    numbers.ENOENT: "is the directory there?",
+    numbers.EADDRINUSE: "what is there is no socket; remove it or take another name",
+    numbers.ENOTDIR: "a part of the path is no directory",
+    numbers.EACCES: "choose a directory that you may write to",
+    numbers.EROFS: "choose a directory that can be written to",
+    numbers.ENOSPC: "the file system is full; choose another directory",
+}
 
 
 class SnabbError(Exception):

@@ -46,6 +46,7 @@ def user_command(
     capabilities: Iterable[str] = (),
     environment: Mapping[str, str] | None = None,
     network: str | None = None,
+    directory: Path = HOME,
 ) -> list[str]:
     """Return the command that is snabb-py by such a user.
 
@@ -54,17 +55,23 @@ def user_command(
         capabilities: that he has: "CAP_NET_RAW".
         environment: of the program, beside ENVIRONMENT.
         network: shell commands that make a network namespace; None: he has ours.
+        directory: where he is.
     """
     names = [name.removeprefix("CAP_").lower() for name in capabilities]
     only = ",".join(["-all", *(f"+{name}" for name in names)])
-    variables = ENVIRONMENT | dict(environment or {})
+    variables = ENVIRONMENT | {"PYTHONPATH": str(HOME)} | dict(environment or {})
     become = [
         *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
         *(f"--inh-caps={only}", f"--ambient-caps={only}", f"--bounding-set={only}"),
         *("env", "-i", *(f"{key}={value}" for key, value in variables.items())),
         *(sys.executable, "-m", "snabb_py", *words),
     ]
-    steps = [*_prepare(), network or ":", f"cd {HOME}", f"exec {shlex.join(become)}"]
+    steps = [
+        *_prepare(),
+        network or ":",
+        f"cd {directory}",
+        f"exec {shlex.join(become)}",
+    ]
     spaces = ["--mount", "--propagation", "private", *(["--net"] if network else [])]
     return ["unshare", *spaces, "sh", "-ec", "\n".join(steps)]
 

@@ -67,6 +67,16 @@ def _parse_vlan(text: str) -> int:
     return vlan
 
 
+#: What each of them reads.
+_KINDS: dict[Callable[[str], int], str] = {
+    parse_mac: "a MAC address",
+    parse_ipv4: "an IPv4 address",
+    parse_ipv6: "an IPv6 address",
+    parse_port: "a port, 0 to 65535,",
+    _parse_vlan: f"a VLAN, 0 to {VLANS - 1},",
+}
+
+
 def numbers(name: str, value: str | int, parse: Callable[[str], int]) -> range:
     """Return what "first-last", or one value, stands for.
 
@@ -79,7 +89,8 @@ def numbers(name: str, value: str | int, parse: Callable[[str], int]) -> range:
     except ValueError:
         result = range(0)
     if not result:
-        raise ConfigError(f'{name}: "{value}" is neither a value nor FIRST-LAST')
+        kind = _KINDS[parse]
+        raise ConfigError(f'{name}: "{value}" is neither {kind} nor FIRST-LAST')
     return result
 
 

@@ -47,9 +47,13 @@ def check_name(name: str) -> None:
     Raises:
         ConfigError: it is not 1 to 15 bytes, or has a character that none has.
     """
-    if not NAME.fullmatch(name.encode(errors="surrogateescape")):
+    try:
+        data = name.encode()
+    except UnicodeEncodeError:  # the kernel takes it, sockets of Python do not
+        data = b""
+    if not NAME.fullmatch(data):
         raise ConfigError(
-            f'"{name}" is not the name of an interface: 1 to 15 bytes without '
+            f'"{name}" is not the name of an interface: 1 to 15 bytes of UTF-8 without '
             '"/", ":", "%" or white space'
         )
 

@@ -9,17 +9,16 @@ read: a network cannot read what it writes, nor write a file twice.
 """
 
 import contextlib
-import errno
 import os
 import stat
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from snabb_py._native import ffi, lib
 from snabb_py.engine.app import App, FiniteSource, Ports, Resources, check_range
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.errors import READ_HINTS, WRITE_HINTS, ConfigError, DeviceError
 
 #: LINKTYPE_ values (tcpdump.org/linktypes.html) that are met where Ethernet was meant.
 LINK_TYPES = {
@@ -81,7 +80,7 @@ def _inode(fd: int) -> str:
     return f"file {os.major(status.st_dev)}:{os.minor(status.st_dev)}:{status.st_ino}"
 
 
-def _open(path: str, flags: int, hint: str) -> int:
+def _open(path: str, flags: int, hints: Mapping[int, str]) -> int:
     """Return a file descriptor.
 
     Raises:
@@ -90,9 +89,8 @@ def _open(path: str, flags: int, hint: str) -> int:
     try:
         return os.open(path, flags, 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            hint = "nobody reads this pipe yet; begin with the reader"
-        raise DeviceError(f"open {path}", error.errno or 0, hint) from None
+        number = error.errno or 0
+        raise DeviceError(f"open {path}", number, hints.get(number, "")) from None
 
 
 class Reading:
@@ -186,7 +184,7 @@ class PcapReader(FiniteSource):
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             for i, path in enumerate(self.paths):
-                self.fds[i] = _open(path, flags, "check its name and who may read it")
+                self.fds[i] = _open(path, flags, READ_HINTS)
                 self._check_kind(path, self.fds[i], resources)
             # The last one that is looked at is the first that is read.
             for i in reversed(range(len(self.paths))):
@@ -352,7 +350,7 @@ class PcapWriter(App):
         """
         # Not blocking: a pipe that nobody reads is an error, not a reason to wait.
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = _open(self.path, flags, "check the directory and who may write there")
+        fd = _open(self.path, flags, WRITE_HINTS)
         made: list[Output] = []
 
         def make() -> Output:

@@ -162,7 +162,10 @@ class XdpSocket(netdev.Followed):
         self._rings: Rings | None = None
         with netdev.step(
             f"xdp:{self.ifname}: open a packet socket",
-            {errno.EPERM: "run as root, or with the capability CAP_NET_RAW"},
+            {
+                errno.EPERM: "run as root, or with the capabilities CAP_BPF, "
+                "CAP_NET_ADMIN and CAP_NET_RAW"
+            },
         ):
             # Nothing is received by it: it knows the interface, whatever it is called.
             self._socket = socket.socket(

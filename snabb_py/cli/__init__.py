@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snabb_py import __version__
+from snabb_py.cli.usage import Group, explain
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ PROGRAMS = {
 }
 
 
-class Programs(click.Group):
+class Programs(Group):
     """A group that imports a program when it is run, not when it is listed.
 
     Args:
@@ -166,21 +167,29 @@ def main(arguments: list[str] | None = None) -> None:
             )
             or 0
         )
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
     except BrokenPipeError:
         _forget_stdout()
         sys.exit(1)
-    except (SnabbError, OSError, MemoryError) as error:
-        if os.environ.get("SNABB_DEBUG") == "1":
-            raise
-        if isinstance(error, OSError):
-            _forget_stdout()
-        _complain(_explain(error))
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except (click.UsageError, SnabbError, OSError, MemoryError) as error:
+        sys.exit(_fail(error))
+
+
+def _fail(error: Exception) -> int:
+    """Say what is wrong; return the exit status."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.UsageError):
+        _complain(explain(error))
+        return error.exit_code
+    if os.environ.get("SNABB_DEBUG") == "1":
+        raise error
+    if isinstance(error, OSError):
+        _forget_stdout()
+    _complain(str(_with_hint(error)))
+    return 2 if isinstance(error, ConfigError) else 1
 
 
 def _called_with() -> list[str]:
@@ -195,7 +204,7 @@ def _unwind(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
-def _explain(error: Exception) -> Exception:
+def _with_hint(error: Exception) -> Exception:
     """Return an error that says what to do, if it can be said."""
     if isinstance(error, MemoryError):
         return DeviceError("get memory", errno.ENOMEM)
@@ -205,9 +214,13 @@ def _explain(error: Exception) -> Exception:
     return error
 
 
-def _complain(error: Exception) -> None:
+def _complain(text: str) -> None:
+    """Say what is wrong: one line, whatever the words have in them that it is about."""
+    line = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
     with contextlib.suppress(OSError):
-        print(f"snabb-py: {error}", file=sys.stderr)
+        print(f"snabb-py: {line}", file=sys.stderr)
 
 
 def _forget_stdout() -> None:

@@ -8,6 +8,8 @@ import click
 from snabb_py.apps.basic import Forward, Sink, Source, Tee
 from snabb_py.cli.bench_report import bench_options, report
 from snabb_py.cli.bench_vhost import vhost, vhost_latency
+from snabb_py.cli.ps import complain
+from snabb_py.cli.usage import Group, OneOf, Whole
 from snabb_py.engine.app import Ports
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
@@ -40,7 +42,7 @@ class PerBurst(PythonApp):
 
 def measure(config: Config, app: str, n: int, cpu: int | None) -> tuple[int, float]:
     """Run until n packets have come out of an app; return packets and seconds."""
-    with Engine(cpus=[cpu], large_packets=0) as engine:
+    with Engine(cpus=[cpu], large_packets=0, log=complain) as engine:
         engine.commit(config)
         row = next(k.row for s, k in engine.links.items() if s.from_app == app)
         packets, start = row["txpackets"], time.monotonic()
@@ -52,7 +54,7 @@ def measure(config: Config, app: str, n: int, cpu: int | None) -> tuple[int, flo
         return row["txpackets"] - packets, seconds
 
 
-@click.group("bench")
+@click.group("bench", cls=Group)
 def program() -> None:
     """Measure the engine itself, on one core.
 
@@ -101,9 +103,7 @@ def chain(cls: Any, length: int) -> Config:
 
 @program.command("hops")
 @bench_options("1e8")
-@click.option(
-    "--hops", type=click.IntRange(0, 1000), default=8, show_default=True, metavar="N"
-)
+@click.option("--hops", type=Whole(0, 1000), default=8, show_default=True, metavar="N")
 def hops(*, n: int, cpu: int | None, as_json: bool, hops: int) -> None:
     """Source -> N forwarders -> Sink."""
     config = chain(Forward, hops)
@@ -116,7 +116,7 @@ def hops(*, n: int, cpu: int | None, as_json: bool, hops: int) -> None:
 @click.option("--transmit", is_flag=True, help="What it sends; else what it receives.")
 @click.option(
     "--size",
-    type=click.IntRange(64, 1518),
+    type=Whole(64, 1518),
     default=64,
     show_default=True,
     metavar="BYTES",
@@ -124,7 +124,7 @@ def hops(*, n: int, cpu: int | None, as_json: bool, hops: int) -> None:
 )
 @click.option(
     "--queues",
-    type=click.IntRange(1, 16),
+    type=Whole(1, 16),
     default=1,
     show_default=True,
     metavar="N",
@@ -216,7 +216,7 @@ def driver(*, n: int, cpu: int | None, as_json: bool, transmit: bool) -> None:
 @bench_options("1e6")
 @click.option(
     "--style",
-    type=click.Choice(["burst", "packet"]),
+    type=OneOf(["burst", "packet"]),
     default="burst",
     show_default=True,
     help="What the app is called for.",
@@ -239,7 +239,7 @@ def reconfigure(*, n: int, cpu: int | None, as_json: bool) -> None:
     other.link("hop4.tx -> extra.rx")
     other.link("extra.tx1 -> sink.rx")
     other.link("extra.tx2 -> sink2.rx")
-    with Engine(cpus=[cpu], large_packets=0) as engine:
+    with Engine(cpus=[cpu], large_packets=0, log=complain) as engine:
         engine.commit(one)
         row = engine.link("source.tx -> hop1.rx").row
         packets, start = row["txpackets"], time.monotonic()

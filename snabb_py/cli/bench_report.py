@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from snabb_py.cli.usage import Whole
+
 #: From so many on they are told in millions.
 MANY = 100_000
 
@@ -17,7 +19,7 @@ def npackets(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     except (ValueError, OverflowError):
         number = 0
     if not 1 <= number <= 10**15:
-        raise click.BadParameter("expected 1 to 1e15 packets")
+        raise click.BadParameter(f'"{value}" is no number of packets from 1 to 1e15')
     return number
 
 
@@ -27,7 +29,7 @@ def bench_options(default: str) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for option in (
             click.option("--json", "as_json", is_flag=True, help="Print one object."),
-            click.option("--cpu", type=int, metavar="N", help="Pin the worker."),
+            click.option("--cpu", type=Whole(0), metavar="N", help="Pin the worker."),
             click.argument("n", default=default, callback=npackets),
         ):
             command = option(command)

@@ -1,6 +1,5 @@
 """`snabb-py bench vhost...`: a vhost-user port by itself, its guest DPDK or ours."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from snabb_py.apps.basic import Forward, Join, Sink, Source
 from snabb_py.apps.traffic import Checker, Generator, udp_frames
 from snabb_py.cli.bench_report import bench_options, report
 from snabb_py.cli.card_wires import parse_rate
+from snabb_py.cli.ps import complain
+from snabb_py.cli.usage import OneOf, Whole
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.histogram import percentile
@@ -36,7 +37,7 @@ def guest_options(command: Any) -> Any:
 
 def say_waiting(socket: str) -> None:
     """Say that a guest may come."""
-    print(f"{socket}: waiting for a guest", file=sys.stderr)
+    complain(f"{socket}: waiting for a guest")
 
 
 def start_guest(socket: str, *, client: bool) -> Guest:
@@ -63,13 +64,13 @@ def add_guest(config: Config, guest: Any, direction: str, size: int) -> None:
 
 
 @click.command("vhost")
-@click.argument("direction", type=click.Choice(["rx", "tx", "loop"]))
-@click.argument("socket", type=click.Path())
+@click.argument("direction", type=OneOf(["rx", "tx", "loop"]))
+@click.argument("socket", type=click.Path(readable=False))
 @bench_options("1e8")
 @guest_options
 @click.option(
     "--size",
-    type=click.IntRange(64, 1518),
+    type=Whole(64, 1518),
     default=64,
     show_default=True,
     metavar="BYTES",
@@ -110,7 +111,9 @@ def vhost(  # noqa: PLR0913 - options
         config.link("forward.tx -> vm.rx")
     counter = "tx-packets" if direction == "tx" else "rx-packets"
     workers = 2 if own_guest else 1
-    with Engine(cpus=[cpu], workers=workers, busy=True, large_packets=256) as engine:
+    with Engine(
+        cpus=[cpu], workers=workers, busy=True, large_packets=256, log=complain
+    ) as engine:
         engine.commit(config)
         say_waiting(socket)
         guest = start_guest(socket, client=client) if own_guest else None
@@ -138,7 +141,7 @@ def vhost(  # noqa: PLR0913 - options
 
 
 @click.command("vhost-latency")
-@click.argument("socket", type=click.Path())
+@click.argument("socket", type=click.Path(readable=False))
 @bench_options("1e5")
 @click.option(
     "--rate",
@@ -170,13 +173,13 @@ def vhost_latency(  # noqa: PLR0913 - options
     try:
         speed = parse_rate(rate, frames)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--rate") from None
+        raise click.UsageError(f"--{error}") from None
     config = Config()
     config.app("vm", VhostUser, path=socket, server=not client, worker=0)
     config.app("checker", Checker, worker=0)
     config.link("vm.tx -> checker.rx")
     workers = 2 if own_guest else 1
-    with Engine(cpus=[cpu], workers=workers, busy=not sleep) as engine:
+    with Engine(cpus=[cpu], workers=workers, busy=not sleep, log=complain) as engine:
         engine.commit(config)
         say_waiting(socket)
         if own_guest:

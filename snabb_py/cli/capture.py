@@ -22,14 +22,14 @@ import click
 
 from snabb_py._native import lib
 from snabb_py.apps.pcap import pcapng_blocks
-from snabb_py.cli.options import Number
 from snabb_py.cli.ps import complain
 from snabb_py.cli.stop import Stop
+from snabb_py.cli.usage import Number, Whole
 from snabb_py.engine.bpf import compile_expression
 from snabb_py.engine.capture import CaptureReader
 from snabb_py.engine.control import PATIENCE
 from snabb_py.engine.instances import Instance, find_one
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.errors import WRITE_HINTS, ConfigError, DeviceError
 
 #: Seconds between two looks while packets come, and the longest.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.02
@@ -55,7 +55,9 @@ class Size(click.ParamType[int]):
             return value
         match = re.fullmatch(r"(\d{1,12})([kMG]?)", str(value), re.ASCII)
         if not match:
-            self.fail(f"{value!r} is no size: 1000000, 100k, 10M or 1G", param, ctx)
+            self.fail(
+                f'"{value}" is no size such as 1000000, 100k, 10M or 1G', param, ctx
+            )
         return int(match[1]) * _UNITS[match[2]]
 
 
@@ -141,7 +143,9 @@ class File:
         try:
             self.fd = os.dup(1) if path == "-" else os.open(path, flags, 0o666)
         except OSError as error:
-            raise DeviceError(f"open {self.path}", error.errno or 0) from None
+            number = error.errno or 0
+            hint = WRITE_HINTS.get(number, "")
+            raise DeviceError(f"open {self.path}", number, hint) from None
         if os.isatty(self.fd):
             os.close(self.fd)
             raise ConfigError(
@@ -239,11 +243,11 @@ def run(connection: Connection, file: File, stop: Stop, duration: float) -> str:
 @click.command(
     "capture", epilog="Ctrl-C ends it with exit status 0; the file is whole."
 )
-@click.argument("pid", type=click.IntRange(1))
+@click.argument("pid", type=Whole(1))
 @click.argument("link")
 @click.argument("path", metavar="FILE")
 @click.argument("expression", nargs=-1, metavar="[FILTER]...")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="So many packets.")
+@click.option("--count", type=Whole(1), metavar="N", help="So many packets.")
 @click.option(
     "--duration", type=Number(0, 1e9), default=1e9, metavar="S", help="So many seconds."
 )
@@ -286,7 +290,9 @@ def program(  # noqa: PLR0913 - the options of a program
     if max_size is not None:
         most = len(header("x" * LONGEST_NAME))
         if max_size <= most:
-            raise ConfigError(f"--max-size {max_size}: the header takes {most} bytes")
+            raise ConfigError(
+                f'--max-size: "{max_size}" is too small: the header takes {most} bytes'
+            )
         request["bytes"] = max_size - most
     with (
         Stop() as stop,
@@ -294,8 +300,8 @@ def program(  # noqa: PLR0913 - the options of a program
         contextlib.closing(File(path)) as file,
     ):
         reader = connection.reader
+        file.write(memoryview(header(connection.link)), stop)
         try:
-            file.write(memoryview(header(connection.link)), stop)
             why = run(connection, file, stop, duration)
         finally:
             lost = f", {reader.lost} lost: too slow" if reader.lost else ""

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from snabb_py.apps.basic import Sink
 from snabb_py.apps.traffic import Checker, Generator
 from snabb_py.cli.card_wires import make_frames, parse_rate
+from snabb_py.engine.app import check_range
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError
-from snabb_py.nic.intel82599 import Intel82599, LocalIntel82599
+from snabb_py.nic.intel82599 import Intel82599, LocalIntel82599, check_ring_size
 from snabb_py.nic.intel82599_config import LINK_MBPS, CardConfig
 from snabb_py.nic.model82599 import MAC_PREFIX, Card, LocalSoftwareCard
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 INLINE_BREATH_NS = 2000
 #: Packets for each software card: rings, links, and a full packet buffer.
 SIM_PACKETS = 16384
-CARD_OPTIONS = ("ring", "mtu", "mac")
+#: Options of both kinds of card, by name, with their forms.
+CARD_OPTIONS = {"ring": "ring=N", "mtu": "mtu=N", "mac": "mac=MAC"}
 GENERATOR_OPTIONS = ("rate", "size", "flows", "vlan", "ip", "count")
 #: Whom a generator sends to: MAC address and VLAN.
 Target = tuple[bytes, int | None]
@@ -65,12 +67,11 @@ class CardWord:
         Raises:
             ConfigError: it is no whole number.
         """
-        try:
-            return int(float(self.options.get(key, default)))
-        except (ValueError, OverflowError):
-            raise self.fail(
-                f'{key}: "{self.options[key]}" is not a whole number'
-            ) from None
+        text = str(self.options.get(key, default))
+        with contextlib.suppress(ValueError):
+            if (number := float(text)).is_integer():
+                return int(number)
+        raise self.fail(f'{key}: "{text}" is not a whole number')
 
 
 def parse(word: str, allowed: tuple[str, ...]) -> CardWord:
@@ -95,7 +96,8 @@ def parse(word: str, allowed: tuple[str, ...]) -> CardWord:
         else:
             rest = ""
         if key not in allowed or (not equals and key != "inline"):
-            expected = SIM if name == "sim" else "ring=N, mtu=N, mac=MAC"
+            forms = (CARD_OPTIONS[key] for key in allowed if key in CARD_OPTIONS)
+            expected = SIM if name == "sim" else ", ".join(forms)
             raise result.fail(f'option "{key}": expected {expected}')
         if key in result.options:
             raise result.fail(f'option "{key}" is given twice')
@@ -121,8 +123,16 @@ def card_config(parsed: CardWord) -> CardConfig:
 
 
 def driver_arguments(parsed: CardWord, ring: int) -> dict[str, Any]:
-    """Return the driver's arguments beside the card."""
+    """Return the driver's arguments beside the card.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
     size = parsed.number("ring", ring)
+    try:
+        check_ring_size("ring", size)
+    except ConfigError as error:
+        raise parsed.fail(str(error)) from None
     return {"rx_ring": size, "tx_ring": size, "config": card_config(parsed)}
 
 
@@ -290,7 +300,7 @@ def _traffic(parsed: CardWord, card: Card, targets: Sequence[Target]) -> dict[st
         ConfigError: an option is wrong.
     """
     options = {"size": "", "flows": "16", "vlan": "", "ip": "4", **parsed.options}
-    rate = options.get("rate", "")
+    rate, count = options.get("rate", ""), parsed.number("count", 0)
     try:
         frames = [
             frame
@@ -305,10 +315,10 @@ def _traffic(parsed: CardWord, card: Card, targets: Sequence[Target]) -> dict[st
             speed = parse_rate(rate, frames)
         else:
             speed = {"rate_gbps": LINK_MBPS / 1000}
+        check_range("count", count, 0, 2**63)
     except (ConfigError, ValueError) as error:
         raise parsed.fail(str(error)) from None
     stream = card.mac[-1]
-    count = parsed.number("count", 0)
     return {"frames": frames, "stream": stream, "count": count, **speed}
 
 
@@ -324,7 +334,7 @@ def attach_pci(config: Config, name: str, word: str, *, ring: int) -> "Device":
         ConfigError: an option is wrong, or it is no card that we drive.
         DeviceError: there is no such card.
     """
-    parsed = parse(word, CARD_OPTIONS)
+    parsed = parse(word, tuple(CARD_OPTIONS))
     device = find_card(parsed)
     arguments = driver_arguments(parsed, ring)
     config.app(name, Intel82599, card=device.address, **arguments)

@@ -11,10 +11,10 @@ from snabb_py.cli.interfaces import (
     Direction,
     Interface,
     attach,
+    check_kind,
     engine_settings,
 )
 from snabb_py.cli.options import (
-    Number,
     card_options,
     complete_interface,
     place_workers,
@@ -22,6 +22,7 @@ from snabb_py.cli.options import (
     workers_options,
 )
 from snabb_py.cli.run import Ending, Reporter, printable, run
+from snabb_py.cli.usage import Number, OneOf, Whole
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
@@ -59,7 +60,9 @@ def build(  # noqa: PLR0913 - the options of a program
         ConfigError: an interface's name is wrong, or one is used twice.
     """
     config = Config()
-    a, b = a or "sim", b or "sim"
+    a, b = ("sim" if word is None else word for word in (a, b))
+    for word in (a, b):
+        check_kind(word)
     if a == b and a.partition(",")[0] not in SEVERAL:
         raise ConfigError(f'interface "{a}": cannot be both ends')
     directions = []
@@ -189,7 +192,7 @@ def is_done(engine: Engine, directions: list[Direction]) -> bool:
 @click.argument("b", required=False, shell_complete=complete_interface)
 @click.option(
     "--hops",
-    type=click.IntRange(0, MOST_HOPS),
+    type=Whole(0, MOST_HOPS),
     default=1,
     show_default=True,
     metavar="N",
@@ -207,7 +210,7 @@ def is_done(engine: Engine, directions: list[Direction]) -> bool:
     "--graph",
     is_flag=False,
     flag_value="text",
-    type=click.Choice(["text", "dot"]),
+    type=OneOf(["text", "dot"]),
     help="Print the app network (dot: for Graphviz) and exit.",
 )
 @report_options
@@ -325,7 +328,9 @@ def program(  # noqa: PLR0913 - the options of a program
         ):
             ending.of(engine)
             if a is None:
-                reporter.log("no interfaces given: two software cards stand for them")
+                engine.notes.append(
+                    "no interfaces given: two software cards stand for them"
+                )
             summary = run(
                 engine,
                 config,

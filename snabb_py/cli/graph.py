@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from snabb_py.cli.ps import shown
+from snabb_py.cli.usage import Whole
 from snabb_py.engine.instances import find_one
 
 
@@ -25,7 +26,7 @@ def text(config: dict[str, Any]) -> str:
 
 
 @click.command("graph")
-@click.argument("pid", type=click.IntRange(1))
+@click.argument("pid", type=Whole(1))
 @click.option("--dot", is_flag=True, help="In Graphviz's language.")
 def program(*, pid: int, dot: bool) -> None:
     """Show the app network of the instance of process PID as it is now.

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from snabb_py.apps.basic import Sink
 from snabb_py.engine import counter
+from snabb_py.engine.app import check_range
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
+from snabb_py.engine.worker import check_cpu
 from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599_statistics import NAMES as STATISTICS
 
@@ -37,8 +39,9 @@ KINDS = (
 PCI_ADDRESS = re.compile(
     r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7](,.*)?"
 )
-#: Descriptors of a card's rings.
+#: Descriptors of a card's rings; the least and the most, of packet sockets' too.
 RING_SIZE = 1024
+RING_SIZES = (64, 4096)
 #: Drops that a driver reads from its card.
 ECHOES = tuple(name for name in STATISTICS if counter.is_drop(name))
 LONG = 20  #: digits that no number of ours has
@@ -206,6 +209,8 @@ def engine_settings(
     sims = [i.sim for i in interfaces if i.sim]
     inline = [sim.is_inline for sim in sims]
     try:
+        if sim_cpu is not None:  # even where no worker will have it
+            check_cpu(sim_cpu)
         if any(inline) and not all(inline):
             raise ConfigError("sim: all software cards are inline, or none is")
         if any(inline) and len(sims) < len(interfaces):
@@ -269,11 +274,13 @@ def _attach_raw(
 
 def _attach_xdp(config: Config, name: str, word: str, rest: str) -> Interface:
     from snabb_py.apps.xdp import Xdp
+    from snabb_py.apps.xdp_program import QUEUES_MAX
 
     ifname, is_said, queue = rest.partition(",queue=")
     _check_name(word, ifname)
     if is_said and not (queue.isascii() and queue.isdecimal() and len(queue) < LONG):
         raise ConfigError(f'interface "{word}": queue: "{queue}" is not a whole number')
+    check_range(f'interface "{word}": queue', int(queue or 0), 0, QUEUES_MAX - 1)
     config.app(name, Xdp, ifname=ifname, queue=int(queue or 0))
     return Interface(word, f"{name}.tx", f"{name}.rx", nheld=Xdp.nheld)
 

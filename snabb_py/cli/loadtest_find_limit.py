@@ -7,10 +7,10 @@ import click
 
 from snabb_py.cli.loadtest_network import Network
 from snabb_py.cli.loadtest_options import (
+    RateType,
     build,
     highest,
     load_options,
-    rate,
     running,
     seconds,
 )
@@ -18,7 +18,7 @@ from snabb_py.cli.loadtest_report import Printer, rate_text
 from snabb_py.cli.loadtest_search import Finding, Limit, Search, Verdict
 from snabb_py.cli.loadtest_traffic import Rate
 from snabb_py.cli.loadtest_trial import LoadTest, Outcome, Timing
-from snabb_py.cli.options import Number
+from snabb_py.cli.usage import Number, Whole
 from snabb_py.errors import ConfigError, SnabbError
 
 #: Exit statuses beside 0, 1 and 2.
@@ -47,7 +47,8 @@ def bounds(
     low = network.pps(least) if least else high * LEAST_SHARE
     if least and low > high:
         raise ConfigError(
-            f"--min {least.text}: more than --max, {most.text if most else '10Gbps'}"
+            f'--min: "{least.text}" is more than --max, '
+            f"{most.text if most else '10Gbps'}"
         )
     return low, high
 
@@ -132,7 +133,7 @@ def summary_line(limit: Limit, summary: dict[str, Any], tolerance: float) -> str
 @click.option(
     "--min",
     "least",
-    type=rate,
+    type=RateType(),
     metavar="RATE",
     help="Least rate of interest; a thousandth of --max.",
 )
@@ -157,7 +158,7 @@ def summary_line(limit: Limit, summary: dict[str, Any], tolerance: float) -> str
 @click.option(
     "--retry",
     "retries",
-    type=click.IntRange(0, 100),
+    type=Whole(0, 100),
     default=3,
     show_default=True,
     metavar="N",

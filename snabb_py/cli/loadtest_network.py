@@ -84,8 +84,8 @@ class Network:
         pps = traffic.pps(rate)
         if rate and self.is_own and pps > traffic.pps(None):
             raise ConfigError(
-                f"rate {rate.text}: more than the cable of a software card carries, "
-                f"{LINE_GBPS} Gbps on the wire"
+                f'{rate.option}: "{rate.text}" is more than the cable of a software '
+                f"card carries, {LINE_GBPS} Gbps on the wire"
             )
         return pps
 

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,29 @@ from snabb_py.cli.interfaces import engine_settings
 from snabb_py.cli.loadtest_capture import read_templates
 from snabb_py.cli.loadtest_network import Network
 from snabb_py.cli.loadtest_traffic import OVERHEADS, Rate, TrafficOptions, parse_rate
-from snabb_py.cli.options import F, Number, card_options, engine_options
+from snabb_py.cli.options import F, card_options, engine_options
 from snabb_py.cli.run import Ending, printable
+from snabb_py.cli.usage import PATH, Number, OneOf, Whole
 from snabb_py.engine.engine import Engine
 
 #: Seconds that are more than anybody waits for.
 LONG = 86400
 
 
-def rate(text: str) -> Rate:
-    """Return the rate that an option asks for."""
-    try:
-        return parse_rate(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}.") from None
+class RateType(click.ParamType[Rate]):
+    """A rate, "2.5Gbps"."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Rate:
+        """Return the rate; it knows its option."""
+        option = param.opts[0] if param else "rate"
+        try:
+            return replace(parse_rate(value), option=option)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def highest(text: str) -> Callable[[F], F]:
@@ -35,7 +45,7 @@ def highest(text: str) -> Callable[[F], F]:
     return click.option(
         "--max",
         "most",
-        type=rate,
+        type=RateType(),
         metavar="RATE",
         help=f"{text}, such as 14.88Mpps, 500kpps, 2.5Gbps or 100Mbps; 10 Gbps on the "
         "wire.",
@@ -60,7 +70,7 @@ def _traffic_options(command: F) -> F:
     for option in (
         click.option(
             "--unit",
-            type=click.Choice(sorted(OVERHEADS)),
+            type=OneOf(sorted(OVERHEADS)),
             default="wire",
             show_default=True,
             help="What bps count: all of the wire, 24 bytes a frame more than its "
@@ -68,7 +78,7 @@ def _traffic_options(command: F) -> F:
         ),
         click.option(
             "--capture",
-            type=click.Path(path_type=Path),
+            type=PATH,
             metavar="FILE",
             help="Send its frames instead, round and round; see below.",
         ),
@@ -79,7 +89,7 @@ def _traffic_options(command: F) -> F:
         click.option("--vlan", default="", metavar="N", help="Tag them."),
         click.option(
             "--ip",
-            type=click.Choice(["4", "6"]),
+            type=OneOf(["4", "6"]),
             default="4",
             show_default=True,
             help="Version.",
@@ -106,7 +116,7 @@ def _traffic_options(command: F) -> F:
 def _own_options(command: F) -> F:
     hops = click.option(
         "--hops",
-        type=click.IntRange(0, MOST_HOPS),
+        type=Whole(0, MOST_HOPS),
         metavar="N",
         help="Of `forward`, where it is tested: forwarder apps; 1.",
     )

@@ -6,12 +6,13 @@ Imports apps and the words of `card_wires`.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from snabb_py._native import lib
 from snabb_py.apps.basic import WIRE_OVERHEAD
 from snabb_py.apps.traffic import FCS_SIZE, Template
 from snabb_py.cli.card_wires import make_frames
+from snabb_py.cli.usage import as_option
 from snabb_py.errors import ConfigError
 
 RATE = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]{1,3})?)([kMG]?)(pps|bps)")
@@ -36,11 +37,19 @@ PORTS = ("49152-65535", "7")
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate as the user gave it: packets or bits a second."""
+    """A rate as the user gave it: packets or bits a second.
+
+    Attributes:
+        text: the user's.
+        value: of either.
+        is_bits: which.
+        option: that it was given with.
+    """
 
     text: str
     value: float
     is_bits: bool
+    option: str = "rate"
 
 
 def parse_rate(text: str) -> Rate:
@@ -90,8 +99,8 @@ class Traffic:
         pps = rate.value / self.bits if rate.is_bits else rate.value
         if pps > MOST_PPS or self.wire_gbps(pps) > MOST_GBPS:
             raise ConfigError(
-                f"rate {rate.text}: more than {MOST_PPS / 1e6:g} Mpps or "
-                f"{MOST_GBPS} Gbps"
+                f'{rate.option}: "{rate.text}" is more than {MOST_PPS / 1e6:g} Mpps '
+                f"or {MOST_GBPS} Gbps"
             )
         return pps
 
@@ -174,5 +183,6 @@ class TrafficOptions:
         )
         try:
             return Traffic(make_frames(words, **source, **target), self.unit)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        except (ConfigError, ValueError) as error:
+            names = [field.name for field in fields(self)]
+            raise ConfigError(as_option(str(error), names)) from None

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snabb_py.cli.loadtest_options import (
+    RateType,
     build,
     highest,
     load_options,
-    rate,
     running,
     seconds,
 )
@@ -20,6 +20,7 @@ from snabb_py.cli.loadtest_report import Printer
 from snabb_py.cli.loadtest_traffic import Rate
 from snabb_py.cli.loadtest_trial import EndedError, LoadTest, Outcome, Timing
 from snabb_py.cli.run import printable
+from snabb_py.cli.usage import OneOf
 from snabb_py.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,14 +32,21 @@ STEPS = 10
 MOST_STEPS = 10**6
 
 
-def ramp_up(peak: float, step: float) -> list[float]:
+def ramp_up(peak: float, step: float, said: str = "") -> list[float]:
     """Return the rates of a ramp: multiples of the step, the peak last.
+
+    Args:
+        peak: the highest rate.
+        step: from one to the next.
+        said: the step as the user gave it.
 
     Raises:
         ConfigError: the step is more than the peak, or there are too many.
     """
     if not peak / MOST_STEPS <= step <= peak:
-        raise ConfigError(f"--step: not within a {MOST_STEPS}th of --max and all of it")
+        raise ConfigError(
+            f'--step: "{said}" is not within a {MOST_STEPS}th of --max and all of it'
+        )
     # The quotient of two rates that were converted may be a little off.
     return [min(peak, step * k) for k in range(1, math.ceil(peak / step - 1e-9) + 1)]
 
@@ -94,7 +102,7 @@ def outcomes(tester: LoadTest, steps: Iterable[float]) -> Iterator[Outcome]:
 @load_options
 @click.option(
     "--ramp",
-    type=click.Choice(list(RAMPS)),
+    type=OneOf(list(RAMPS)),
     default="up-down",
     show_default=True,
     help="How the load goes; constant: at --max, step by step without end.",
@@ -102,7 +110,7 @@ def outcomes(tester: LoadTest, steps: Iterable[float]) -> Iterator[Outcome]:
 @highest("Peak of the load")
 @click.option(
     "--step",
-    type=rate,
+    type=RateType(),
     metavar="RATE",
     help="From one step to the next; a tenth of --max.",
 )
@@ -140,7 +148,10 @@ def program(  # noqa: PLR0913 - the options of a program
     """
     network = build(interfaces, **options)
     peak = network.pps(most)
-    up = ramp_up(peak, network.pps(step) if step else peak / STEPS)
+    if step:
+        up = ramp_up(peak, network.pps(step), step.text)
+    else:
+        up = ramp_up(peak, peak / STEPS)
     printer, totals = Printer(as_json=as_json), Totals()
     with running(
         network, cpu=cpu, sim_cpu=sim_cpu, busy=busy, huge_pages=huge_pages

@@ -10,9 +10,11 @@ import click
 
 from snabb_py.apps.basic import Sink
 from snabb_py.apps.traffic import Frames, Generator, Template
-from snabb_py.cli.lwaftr_options import COMPAT, PATH, app_drops, read_frames
-from snabb_py.cli.options import Number, place_workers
+from snabb_py.cli.lwaftr_options import COMPAT, app_drops, read_frames
+from snabb_py.cli.options import place_workers
+from snabb_py.cli.ps import complain
 from snabb_py.cli.run import Ending, wire_gbps
+from snabb_py.cli.usage import PATH, Number, Whole
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -155,7 +157,7 @@ def show(result: dict[str, Any]) -> None:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1, 64),
+    type=Whole(1, 64),
     metavar="N",
     help="Workers with an lwAFTR each; as many as --cpu has, or 1.",
 )
@@ -193,7 +195,12 @@ def program(  # noqa: PLR0913 - the options of a program
     with (
         Ending() as ending,
         Engine(
-            workers=len(cpus), cpus=cpus, packets=packets, burst=burst, busy=True
+            workers=len(cpus),
+            cpus=cpus,
+            packets=packets,
+            burst=burst,
+            busy=True,
+            log=complain,
         ) as engine,
     ):
         ending.of(engine)

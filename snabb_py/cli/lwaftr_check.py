@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from snabb_py._native import lib
-from snabb_py.cli.lwaftr_options import COMPAT, PATH, read_frames, write_frames
+from snabb_py.cli.lwaftr_options import COMPAT, read_frames, write_frames
 from snabb_py.cli.run import printable
+from snabb_py.cli.usage import PATH
 from snabb_py.engine.config_file import read_config_file
 from snabb_py.engine.solo import Solo
-from snabb_py.errors import ConfigError
+from snabb_py.errors import WRITE_HINTS, ConfigError, DeviceError
 from snabb_py.lwaftr.conf import LwaftrConfig, read
 from snabb_py.lwaftr.conf_types import Queue
 from snabb_py.lwaftr.counters import NAMES
@@ -129,6 +130,20 @@ def read_counters(path: Path) -> Counters:
     return _comparable(found)
 
 
+def write(path: Path, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        DeviceError: it cannot be written.
+    """
+    try:
+        path.write_text(text)
+    except OSError as error:
+        number = error.errno or 0
+        hint = WRITE_HINTS.get(number, "")
+        raise DeviceError(f"write {path}", number, hint) from None
+
+
 def frame_differences(side: str, expected: Frames, found: Frames) -> Iterator[str]:
     """Yield a line for each frame that is not what was expected."""
     for i, (want, got) in enumerate(zip_longest(expected, found), start=1):
@@ -216,7 +231,7 @@ def program(  # noqa: PLR0913 - the arguments of a program
         write_frames(v6_out, outcome.v6)
         if counters:
             text = json.dumps(dict(sorted(outcome.counters.items())), indent=2)
-            counters.write_text(f"{text}\n")
+            write(counters, f"{text}\n")
         return
     differences = [
         *frame_differences("v4", read_frames(v4_out), outcome.v4),

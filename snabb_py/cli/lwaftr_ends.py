@@ -4,6 +4,7 @@ What options do not say is asked of the kernel, for its interfaces (`raw:`, `xdp
 made up (`sim`).
 """
 
+import errno
 import ipaddress
 import re
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from snabb_py.cli.interfaces import kernel_name
-from snabb_py.errors import ConfigError
+from snabb_py.errors import ConfigError, DeviceError
 from snabb_py.lwaftr.conf_types import Address, Instance, LwaftrConfig, Queue
 from snabb_py.lwaftr.conf_types import QueueInterface as End
 
@@ -71,7 +72,7 @@ def end_of(version: int, word: str, said: Said) -> End:
     if word.partition(",")[0] == "sim":
         known = Said(*MADE_UP[version])
     elif name and "" in (said.address, said.mac, said.next_hop):
-        known = ask_kernel(name, version)
+        known = ask_kernel(word, name, version)
     side, complete = SIDES[version], said.or_else(known)
     for option in ("address", "mac", "next_hop"):
         if not getattr(complete, option):
@@ -104,11 +105,11 @@ def _mac(option: str, text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def ask_kernel(name: str, version: int) -> Said:
+def ask_kernel(word: str, name: str, version: int) -> Said:
     """Return what the kernel knows of an interface: "" where it knows nothing.
 
     Raises:
-        ConfigError: there is no such interface.
+        DeviceError: there is no such interface.
     """
     import socket
 
@@ -118,7 +119,11 @@ def ask_kernel(name: str, version: int) -> Said:
     with IPRoute() as kernel:
         found = kernel.link_lookup(ifname=name)
         if not found:
-            raise ConfigError(f'interface "{name}": there is none of this name')
+            raise DeviceError(
+                f"{word}: find the interface",
+                errno.ENODEV,
+                "`ip link` lists those that there are",
+            )
         index: int = found[0]
         (link,) = kernel.get_links(index)
         addresses = [

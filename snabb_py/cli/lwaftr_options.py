@@ -8,15 +8,15 @@ import click
 
 from snabb_py._native import lib
 from snabb_py.apps.pcap import PcapReader, PcapWriter
+from snabb_py.cli.usage import OneOf
 from snabb_py.engine import counter
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.solo import Solo
 from snabb_py.errors import ConfigError
 
-PATH = click.Path(path_type=Path)
 COMPAT = click.option(
     "--compat",
-    type=click.Choice(["snabb"]),
+    type=OneOf(["snabb"]),
     help="Do as Snabb does where the RFCs ask for something else.",
 )
 
@@ -42,7 +42,8 @@ def write_frames(path: Path, frames: Sequence[bytes]) -> None:
     """Write a capture.
 
     Raises:
-        SnabbError: it cannot be written.
+        SnabbError: it cannot be opened.
+        Exit: it cannot be written; the writer has said why.
     """
     writer = PcapWriter(path)
     with Solo(writer) as solo:
@@ -51,7 +52,7 @@ def write_frames(path: Path, frames: Sequence[bytes]) -> None:
             solo.breathe()
         solo.tick()
     if writer.failure:
-        raise ConfigError(writer.failure)
+        raise click.exceptions.Exit(1)
 
 
 def app_drops(engine: Engine, apps: Iterable[str]) -> dict[str, int]:

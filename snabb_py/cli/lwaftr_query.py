@@ -12,10 +12,11 @@ from typing import Any, TypeGuard
 import click
 
 from snabb_py.cli.run import printable
+from snabb_py.cli.usage import Whole
 from snabb_py.engine import counter
-from snabb_py.engine.shm import is_alive, runtime_directory
+from snabb_py.engine.shm import is_alive
 from snabb_py.engine.shm_reader import CountersReader, Rows, instances, read_about
-from snabb_py.errors import ConfigError
+from snabb_py.errors import ConfigError, SnabbError
 from snabb_py.lwaftr.counters import NAMES
 from snabb_py.lwaftr.spread import Spread
 
@@ -152,7 +153,7 @@ def show(found: Found, names: Sequence[str]) -> None:
 
 @click.command("query")
 @click.argument("pattern", nargs=-1)
-@click.option("--pid", type=int, metavar="PID", help="Of this process only.")
+@click.option("--pid", type=Whole(0), metavar="PID", help="Of this process only.")
 @click.option("-l", "--list", "names_only", is_flag=True, help="Only list the names.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object to the instance."
@@ -183,15 +184,16 @@ def program(
     )
     names = select(known, pattern)
     if not names:
-        raise ConfigError(f"no counter's name has {' or '.join(pattern)} in it")
+        raise ConfigError(
+            f"no counter's name has {' or '.join(pattern)} in it; "
+            "`snabb-py lwaftr query -l` lists them"
+        )
     if names_only:
         print("\n".join(names))
         return
     if not all_found:
-        which = (
-            "no lwAFTR runs here" if pid is None else f"process {pid} runs no lwAFTR"
-        )
-        raise ConfigError(f"{which}: nothing under {runtime_directory()}")
+        who = "of yours" if pid is None else f"in process {pid}"
+        raise SnabbError(f"no lwAFTR {who} runs here; `snabb-py ps` lists what does")
     for found in all_found:
         own = [name for name in names if name in found.counters]
         if as_json:

@@ -54,7 +54,7 @@ class Running:
             log: takes a line for the user.
         """
         self.engine, self.network, self.log = engine, network, log
-        self._tell()
+        self._tell(engine.notes.append)
         self.watch.start(engine.timers, self._follow)
         engine.verbs["reload"] = (
             "read the files again, now: what has changed, or why it cannot be",
@@ -78,10 +78,10 @@ class Running:
             self.engine.commit(self.network.with_config(lw))
             self.lw = lw
             self.watch.seen = seen
-            self._tell()
+            self._tell(self.log)
             return text
 
-    def _tell(self) -> None:
+    def _tell(self, log: Callable[[str], None]) -> None:
         """Say what runs here, and what is odd about it."""
         words, source = self.network.words, self.source
         facts = {
@@ -95,7 +95,7 @@ class Running:
             self.engine.directory.tell(facts)
         for line in (*obstacles(self.lw, source.words), *self._oddities()):
             if line not in self._said:
-                self.log(line)
+                log(line)
                 self._said.add(line)
 
     def _oddities(self) -> Iterator[str]:

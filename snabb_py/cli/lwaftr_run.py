@@ -19,7 +19,7 @@ from snabb_py.cli.interfaces import (
 from snabb_py.cli.lwaftr_config import Source
 from snabb_py.cli.lwaftr_ends import Said
 from snabb_py.cli.lwaftr_network import APP, build
-from snabb_py.cli.lwaftr_options import COMPAT, PATH
+from snabb_py.cli.lwaftr_options import COMPAT
 from snabb_py.cli.lwaftr_reload import Running
 from snabb_py.cli.options import (
     F,
@@ -30,6 +30,7 @@ from snabb_py.cli.options import (
     workers_options,
 )
 from snabb_py.cli.run import Ending, Reporter, printable, run
+from snabb_py.cli.usage import PATH
 from snabb_py.engine.engine import Engine
 
 #: Packets for each further worker: what its freelist keeps, and what is on its links;
@@ -165,8 +166,10 @@ def program(  # noqa: PLR0913 - the options of a program
             ) as engine,
         ):
             ending.of(engine)
-            if not (v4 or stick):
-                reporter.log("no interfaces given: two software cards stand for them")
+            if v4 is None and stick is None:
+                engine.notes.append(
+                    "no interfaces given: two software cards stand for them"
+                )
             running.start(engine, network, reporter.log)
             summary = run(
                 engine,
@@ -205,13 +208,13 @@ def interfaces(v4: str | None, v6: str | None, stick: str | None) -> dict[str, s
     Raises:
         UsageError: they do not go together.
     """
-    if stick:
-        if v4 or v6:
+    if stick is not None:
+        if v4 is not None or v6 is not None:
             raise click.UsageError("--on-a-stick is both: not with --v4 or --v6")
         return {"stick": stick}
     if (v4 is None) != (v6 is None):
         raise click.UsageError("give both --v4 and --v6, or --on-a-stick, or none")
-    words = {"v4": v4 or "sim", "v6": v6 or "sim"}
+    words = {"v4": "sim" if v4 is None else v4, "v6": "sim" if v6 is None else v6}
     if v4 == v6 and (kernel_name(words["v4"]) or PCI_ADDRESS.fullmatch(words["v4"])):
         raise click.UsageError(f"one interface for both: --on-a-stick {v4}")
     return words

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from snabb_py.cli.options import Number
 from snabb_py.cli.ps import complain
 from snabb_py.cli.readings import Watch
 from snabb_py.cli.stop import Stop
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.cli.usage import PATH, Number
+from snabb_py.errors import WRITE_HINTS, ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -31,7 +31,7 @@ def parse_address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isascii() or not port.isdecimal() or int(port) >= 2**16:
-        raise ConfigError(f'--listen "{text}": expected HOST:PORT, such as {ADDRESS}')
+        raise ConfigError(f'--listen: "{text}" is no HOST:PORT such as {ADDRESS}')
     return host, int(port)
 
 
@@ -48,7 +48,7 @@ def serve(registry: "CollectorRegistry", address: str) -> None:
     try:
         server, thread = start_http_server(port, host, registry)
     except socket.gaierror as error:
-        raise ConfigError(f'--listen "{address}": {error.strerror}') from None
+        raise ConfigError(f'--listen: "{address}": {error.strerror}') from None
     except OSError as error:
         hint = "choose another with --listen"
         raise DeviceError(f"listen at {address}", error.errno or 0, hint) from None
@@ -66,9 +66,13 @@ def write(registry: "CollectorRegistry", path: Path) -> None:
     """Write metrics to a file: whoever reads it has the old ones or the new, whole.
 
     Raises:
+        ConfigError: it is something else than a file, a device say.
         DeviceError: it cannot be written; it is then as it was.
     """
     from prometheus_client import generate_latest
+
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is no regular file")
 
     data = generate_latest(registry)
     with contextlib.ExitStack() as undo:
@@ -80,7 +84,9 @@ def write(registry: "CollectorRegistry", path: Path) -> None:
                 os.fchmod(fd, 0o644)  # who collects it is somebody else
             Path(name).replace(path)
         except OSError as error:
-            raise DeviceError(f"write {path}", error.errno or 0) from None
+            number = error.errno or 0
+            hint = WRITE_HINTS.get(number, "")
+            raise DeviceError(f"write {path}", number, hint) from None
         undo.pop_all()
 
 
@@ -106,7 +112,7 @@ def write_again(registry: "CollectorRegistry", path: Path, interval: float) -> N
 @click.option(
     "--file",
     "path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Write them to a file instead, for node_exporter's textfile collector.",
 )

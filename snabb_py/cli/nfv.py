@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 import time
@@ -23,13 +24,13 @@ from snabb_py.cli.nfv_run import (
 )
 from snabb_py.cli.options import (
     F,
-    Number,
     card_options,
     complete_interface,
     place_workers,
     workers_options,
 )
 from snabb_py.cli.run import Ending, printable
+from snabb_py.cli.usage import PATH, Group, Number, Whole
 from snabb_py.engine.config_file import signature_of
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -44,7 +45,8 @@ LEAST_PORTS, FULL_PORTS = 4, 8
 LARGE_PACKETS = 1024
 #: Packets for each further worker: what it keeps for itself, and on interlinks.
 WORKER_PACKETS, WORKER_LARGE_PACKETS = 4096, 512
-PATH = click.Path(path_type=Path)
+#: Of memory, as QEMU has it.
+SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[bBkKmMgGtT]?")
 #: Seconds between two reports.
 LEAST_INTERVAL = 0.001
 
@@ -54,7 +56,7 @@ def warn(line: str) -> None:
     print(f"snabb-py: {printable(line)}", file=sys.stderr)
 
 
-@click.group("nfv")
+@click.group("nfv", cls=Group)
 def program() -> None:
     """Join virtual machines to a physical card, each with a port of its own.
 
@@ -183,9 +185,10 @@ def qemu(  # noqa: PLR0913 - the options of a program
         known = ", ".join(by_id) or "none"
         raise ConfigError(f'{conf}: there is no port "{port}"; there are {known}')
     path = Sockets(sock).paths(config)[port]
-    for name, word in (("SOCK", path), ("--memory", memory)):
-        if not word.isprintable():
-            raise ConfigError(f"{name}: {word!r} has characters that cannot be printed")
+    if not path.isprintable():
+        raise ConfigError(f"SOCK: {path!r} has characters that cannot be printed")
+    if not SIZE.fullmatch(memory):
+        raise ConfigError(f'--memory: "{memory}" is no size such as 512M or 4G')
     server = by_id[port].server
     is_server = not client if server is None else server
     if libvirt:
@@ -204,7 +207,9 @@ def qemu(  # noqa: PLR0913 - the options of a program
 def check_interval(seconds: float) -> float:
     """Return an interval that is none, or not too short to do anything else in."""
     if 0 < seconds < LEAST_INTERVAL:
-        raise click.BadParameter(f"{seconds:g} is neither 0 nor {LEAST_INTERVAL} s.")
+        raise click.BadParameter(
+            f'"{seconds:g}" is neither 0 nor a number from {LEAST_INTERVAL} on'
+        )
     return seconds
 
 
@@ -235,7 +240,7 @@ def report_every(letter: str, name: str, default: float, text: str) -> Callable[
 @click.option(
     "-B",
     "--benchmark",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     help="End when the virtual machines have sent N packets more; say how fast.",
 )
@@ -371,8 +376,7 @@ def traffic(  # noqa: PLR0913 - the options of a program
                 running = Traffic(
                     engine, trunk, conf, sockets, meter=meter, log=reporter.log
                 )
-                for line in trunk.notes:
-                    reporter.log(line)
+                engine.notes += trunk.notes
                 intervals = (
                     (load_interval, lambda: reporter.show(meter.look())),
                     (link_interval, lambda: reporter.tell(meter.links())),

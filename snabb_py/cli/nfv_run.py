@@ -66,7 +66,7 @@ def group_number(name: str | None) -> int | None:
         return grp.getgrnam(name).gr_gid
     if re.fullmatch(r"\d{1,10}", name, re.ASCII) and int(name) <= GID_MAX:
         return int(name)
-    raise ConfigError(f'--group "{name}": there is no such group')
+    raise ConfigError(f'--group: "{name}" is no group')
 
 
 def describe(old: NfvConfig, new: NfvConfig) -> str:

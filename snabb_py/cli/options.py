@@ -1,6 +1,5 @@
 """Options that programs share."""
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,26 +7,14 @@ from typing import Any, TypeVar
 
 import click
 
-from snabb_py.cli.interfaces import RING_SIZE
+from snabb_py.cli.interfaces import RING_SIZE, RING_SIZES
+from snabb_py.cli.usage import Number, PowerOfTwo, Whole
 from snabb_py.engine import pci
 from snabb_py.engine.worker import check_cpu, parse_cpus
 from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599_ids import is_supported
 
 MOST_WORKERS = 64
-
-
-class Number(click.FloatRange):
-    """A number within a range; unlike click's, "nan" is none."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the number."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,7 +48,7 @@ HUGE_PAGES = click.option(
 def engine_options(command: F) -> F:
     """Add how the engine runs: --cpu, -b/--busy, --huge-pages."""
     cpu = click.option(
-        "--cpu", type=int, metavar="N", help="Pin the worker to this CPU."
+        "--cpu", type=Whole(0), metavar="N", help="Pin the worker to this CPU."
     )
     return cpu(BUSY(HUGE_PAGES(command)))
 
@@ -70,14 +57,14 @@ def card_options(command: F) -> F:
     """Add what cards are given: --ring-size, --sim-cpu."""
     ring_size = click.option(
         "--ring-size",
-        type=int,
+        type=PowerOfTwo(*RING_SIZES),
         metavar="N",
         help=f"Descriptors of each ring of a card ({RING_SIZE}), frames that the "
         "kernel holds for a raw:IFNAME (512); a power of two.",
     )
     sim_cpu = click.option(
         "--sim-cpu",
-        type=int,
+        type=Whole(0),
         metavar="N",
         help="Pin the worker of the software cards to this CPU.",
     )
@@ -88,7 +75,7 @@ def workers_options(command: F) -> F:
     """Add how an engine of several workers runs: the same, --workers."""
     workers = click.option(
         "--workers",
-        type=click.IntRange(1, MOST_WORKERS),
+        type=Whole(1, MOST_WORKERS),
         metavar="N",
         help="Threads that carry packets; as many as --cpu has, or 1.",
     )
@@ -122,8 +109,8 @@ def place_workers(workers: int | None, cpu_list: str | None) -> list[int | None]
         check_cpu(cpu)
     if workers not in {None, len(cpus)}:
         raise ConfigError(
-            f'--workers {workers}: CPU list "{cpu_list}" has {len(cpus)}; '
-            "each worker has one of its own"
+            f'--workers: "{workers}" is not how many CPUs "{cpu_list}" has, '
+            f"{len(cpus)}; each worker has one of its own"
         )
     return list(cpus)
 

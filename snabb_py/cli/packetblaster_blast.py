@@ -369,8 +369,7 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
             ) as engine,
         ):
             ending.of(engine)
-            for line in notes:
-                reporter.log(line)
+            engine.notes += notes
             reporter.engine = engine
             summary = run(
                 engine,

@@ -25,6 +25,7 @@ from snabb_py.cli.packetblaster_options import (
     parse_sizes,
     sending_options,
 )
+from snabb_py.cli.usage import PATH, OneOf, Whole
 from snabb_py.engine.app import check_range
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError
@@ -32,7 +33,6 @@ from snabb_py.lwaftr.binding_table import BindingTable, Softwire
 from snabb_py.lwaftr.conf import read, read_table
 from snabb_py.lwaftr.made_up_traffic import Ends, from_b4s, from_internet
 
-PATH = click.Path(path_type=Path)
 SRC_MAC, DST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 MOST_SOFTWIRES = 65536
 HEADERS = 42  # bytes: Ethernet, IPv4, UDP
@@ -91,7 +91,7 @@ def make_frames(
 @click.option("--conf", type=PATH, metavar="FILE", help="Config, either format.")
 @click.option(
     "--side",
-    type=click.Choice(["v4", "v6", "both"]),
+    type=OneOf(["v4", "v6", "both"]),
     default="both",
     show_default=True,
     help="Packets of the internet, of the B4s, or both.",
@@ -104,7 +104,7 @@ def make_frames(
 @click.option("--imix", is_flag=True, help="7 frames of 64 bytes, 4 of 594, 1 of 1518.")
 @click.option(
     "--softwires",
-    type=click.IntRange(1, MOST_SOFTWIRES),
+    type=Whole(1, MOST_SOFTWIRES),
     default=4096,
     show_default=True,
     metavar="N",
@@ -112,7 +112,7 @@ def make_frames(
 )
 @click.option("--src-mac", default=SRC_MAC, metavar="MAC", help="Our MAC address.")
 @click.option("--dst-mac", metavar="MAC", help="The lwAFTR's, where no config says it.")
-@click.option("--vlan", type=click.IntRange(0, 4094), metavar="N", help="802.1Q tag.")
+@click.option("--vlan", type=Whole(0, 4094), metavar="N", help="802.1Q tag.")
 @click.option("--stamp", is_flag=True, help="Number packets, for the receiver.")
 @click.option("--latency", is_flag=True, help="Put the time into them, too.")
 @count_option

@@ -11,6 +11,7 @@ import click
 
 from snabb_py.cli.interfaces import PCI_ADDRESS
 from snabb_py.cli.options import card_options, engine_options, report_options
+from snabb_py.cli.usage import Whole
 from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599_config import LINK_MBPS
 
@@ -65,7 +66,7 @@ class Rate:
         if not least <= value <= most:
             unit = "bps" if is_bits else "pps"
             raise ConfigError(
-                f'--rate: "{text}" is not within {least:g} to {most:g} {unit}'
+                f'--rate: "{text}" is not within {least:g} to {most:.12g} {unit}'
             )
         return cls(text, bps=value) if is_bits else cls(text, pps=value)
 
@@ -169,7 +170,7 @@ def count_option(command: F) -> F:
     """Add how many packets to send."""
     return click.option(
         "--count",
-        type=click.IntRange(1, 2**62),
+        type=Whole(1, 2**62),
         metavar="N",
         help="Packets to send over each interface; then it ends.",
     )(command)

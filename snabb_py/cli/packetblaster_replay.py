@@ -25,6 +25,7 @@ from snabb_py.cli.packetblaster_options import (
     sending_options,
 )
 from snabb_py.cli.packetblaster_ring import may_stay, put_into_ring, read_small
+from snabb_py.cli.usage import Whole
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError
 
@@ -93,7 +94,7 @@ def add_source(  # noqa: PLR0913 - what a replay is
 @click.argument("words", nargs=-1, required=True, metavar="FILE... [IF]...")
 @click.option(
     "--loop",
-    type=click.IntRange(0, 2**32 - 1),
+    type=Whole(0, 2**32 - 1),
     default=1,
     show_default=True,
     metavar="N",

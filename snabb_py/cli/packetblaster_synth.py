@@ -22,6 +22,7 @@ from snabb_py.cli.packetblaster_options import (
     parse_sizes,
     sending_options,
 )
+from snabb_py.cli.usage import Whole, as_option
 from snabb_py.engine.config import Config
 from snabb_py.errors import ConfigError
 
@@ -32,6 +33,8 @@ FLOWS = {
     True: {"src_ip": "2001:2:0:1::1-2001:2:0:1::ffff", "src_port": "49152-65535"},
 }
 VLAN_RANGE = "vlan"
+#: Arguments that are options, too.
+OPTIONS = (*NAMES, "flows", "packet", "size")
 
 
 def parse_ranges(texts: dict[str, str | None]) -> list[Range]:
@@ -46,16 +49,8 @@ def parse_ranges(texts: dict[str, str | None]) -> list[Range]:
             try:
                 ranges.append(Range.of(name, text))
             except ConfigError as error:
-                raise ConfigError(_as_option(str(error))) from None
+                raise ConfigError(as_option(str(error), OPTIONS)) from None
     return ranges
-
-
-def _as_option(text: str) -> str:
-    """Return an error about an argument as one about its option."""
-    name, colon, rest = text.partition(":")
-    if name not in {*NAMES, "flows"}:
-        return text
-    return f"--{name.replace('_', '-')}{colon}{rest}"
 
 
 def make_frames(  # noqa: PLR0913 - the options of a program
@@ -73,10 +68,11 @@ def make_frames(  # noqa: PLR0913 - the options of a program
     Raises:
         ConfigError: they cannot be.
     """
-    if packet is not None:
-        return [Template(frame, stamp, timed) for frame in read_packets(packet, sizes)]
     vlan = next((r.first for r in ranges if r.name == VLAN_RANGE), None)
     try:
+        if packet is not None:
+            found = read_packets(packet, sizes)
+            return [Template(frame, stamp, timed) for frame in found]
         return udp_frames(
             list(sizes) or None,
             ipv6=ipv6,
@@ -86,7 +82,8 @@ def make_frames(  # noqa: PLR0913 - the options of a program
             grow=grow,
         )
     except ConfigError as error:
-        raise ConfigError(f"--{error}") from None
+        text = str(error).replace("frame:", "packet:", 1) if packet else str(error)
+        raise ConfigError(as_option(text, OPTIONS)) from None
 
 
 @click.command(
@@ -106,7 +103,7 @@ def make_frames(  # noqa: PLR0913 - the options of a program
 @click.option("--dst-port", metavar="RANGE", help="Destination ports of UDP or TCP.")
 @click.option(
     "--flows",
-    type=click.IntRange(1, 2**32),
+    type=Whole(1, 2**32),
     metavar="N",
     help="Flows, then the first again; default: all that ranges make.",
 )
@@ -207,7 +204,7 @@ def program(  # noqa: PLR0913 - the options of a program
     try:
         Generator(**settings)
     except ConfigError as error:
-        raise ConfigError(_as_option(str(error))) from None
+        raise ConfigError(as_option(str(error), OPTIONS)) from None
 
     def source(config: Config, number: int, _: Interface) -> Interface:
         name = f"synth{number}"

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from snabb_py.cli.usage import Group
 from snabb_py.engine import pci
 from snabb_py.engine.pci import Device
 from snabb_py.nic import intel82599_ids
@@ -64,7 +65,7 @@ def table(rows: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-@click.group("pci", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("pci", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def program() -> None:
     """Show PCI cards; lend them to user space and give them back to the kernel.
 

@@ -264,7 +264,7 @@ class Watch:
         complain: takes a line about what cannot be read; the same line comes once.
 
     Raises:
-        ConfigError: there is no instance of this pid.
+        DeviceError: there is no instance of this pid.
     """
 
     def __init__(self, pid: int | None, complain: Callable[[str], None]) -> None:

@@ -208,7 +208,9 @@ def program(  # noqa: PLR0913 - the options of a program
         raise click.UsageError("SOCKET: the path is empty")
     for path, n in Counter(Path(word).resolve() for word in sockets).items():
         if n > 1:
-            raise click.UsageError(f'SOCKET "{path}": one for each card')
+            raise click.UsageError(
+                f'SOCKET: "{path}" is there twice; each card has its own'
+            )
     if len(sockets) > MOST_CARDS:
         raise click.UsageError(f"{MOST_CARDS} cards at most")
     words = wires_of(wires, len(sockets))

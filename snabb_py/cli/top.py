@@ -7,11 +7,11 @@ import time
 
 import click
 
-from snabb_py.cli.options import Number
 from snabb_py.cli.ps import complain
 from snabb_py.cli.readings import Watch
 from snabb_py.cli.stop import Stop
 from snabb_py.cli.top_text import lines_of
+from snabb_py.cli.usage import Number, Whole
 
 #: Seconds between the two readings that the first report is made of.
 FIRST_INTERVAL = 0.5
@@ -65,7 +65,7 @@ def is_over(watch: Watch, pid: int | None) -> bool:
 
 
 @click.command("top", epilog="Ctrl-C ends it with exit status 0.")
-@click.argument("pid", type=click.IntRange(1), required=False)
+@click.argument("pid", type=Whole(1), required=False)
 @click.option("--once", is_flag=True, help="One report, and no more.")
 @click.option(
     "--interval",

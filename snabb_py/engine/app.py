@@ -160,4 +160,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         ConfigError: value is not within low..high, both included.
     """
     if not low <= value <= high:
-        raise ConfigError(f"{name}: {value:g} is not within {low:g} to {high:g}")
+        digits = (
+            str(n) if isinstance(n, int) else f"{n:g}" for n in (value, low, high)
+        )
+        raise ConfigError("{}: {} is not within {} to {}".format(name, *digits))

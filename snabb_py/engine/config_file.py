@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.errors import READ_HINTS, ConfigError, DeviceError
 
 Signature = tuple[int, ...]
 
@@ -43,6 +43,8 @@ def read_config_file(path: Path, most: int) -> bytes:
                 raise ConfigError(text)
             return stream.read()
     except OSError as error:
-        raise DeviceError(f"read {path}", error.errno or 0) from None
+        number = error.errno or 0
+        hint = READ_HINTS.get(number, "")
+        raise DeviceError(f"read {path}", number, hint) from None
     except ValueError:
         raise ConfigError(f"{str(path)!r} is no name of a file") from None

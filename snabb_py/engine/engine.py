@@ -132,6 +132,8 @@ class Engine:
         self.timers = Timers()
         #: Of the control socket.
         self.verbs: dict[str, tuple[str, Verb]] = dict(VERBS)
+        #: Lines for the user, of no interest unless a network runs: said when it does.
+        self.notes: list[str] = []
         self.log = log or (lambda line: print(line, file=sys.stderr, flush=True))
         self.stop_on_error = stop_on_error
         self.started_at: float = time.monotonic()
@@ -169,7 +171,7 @@ class Engine:
             )
             undo.callback(self.pool.close)
             if self.pool.memory.problem:
-                self.log(self.pool.memory.problem)
+                self.notes.append(self.pool.memory.problem)
             path = self.directory.path / "counters" if self.directory else None
             self.counters = Counters(path, program or "")
             undo.callback(self.counters.close)
@@ -240,6 +242,8 @@ class Engine:
                 raise
             self._settle(change)
             self.config = config.copy()
+            while self.notes and network.apps:
+                self.log(self.notes.pop(0))
             return actions
 
     def _build(self, network: Network, actions: Actions) -> Change:

@@ -5,6 +5,7 @@ its control socket; none of it costs its workers anything. Imports shm_reader, c
 """
 
 import contextlib
+import errno
 import os
 import re
 import time
@@ -15,7 +16,7 @@ from typing import Any
 from snabb_py.engine import shm
 from snabb_py.engine.control import call
 from snabb_py.engine.shm_reader import CountersReader, instances
-from snabb_py.errors import ConfigError
+from snabb_py.errors import DeviceError
 
 #: Seconds that an instance has for its answer to somebody who just looks.
 PATIENCE = 2.0
@@ -114,11 +115,10 @@ def find_one(pid: int) -> Instance:
     """Return the instance of a process.
 
     Raises:
-        ConfigError: there is none.
+        DeviceError: there is none.
     """
     for instance in find():
         if instance.pid == pid:
             return instance
-    raise ConfigError(
-        f"process {pid} is no instance: nothing under {shm.runtime_directory()}"
-    )
+    hint = "`snabb-py ps` lists yours"
+    raise DeviceError(f"find the instance of process {pid}", errno.ESRCH, hint)

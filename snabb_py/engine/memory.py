@@ -135,7 +135,6 @@ class Memory:
             raise DeviceError(
                 f"map {self.size >> 20} MiB for packets",
                 error.errno or errno.ENOMEM,
-                "fewer packets need less" if error.errno == errno.ENOMEM else "",
             ) from None
         self._hold()
 
@@ -157,8 +156,8 @@ class Memory:
         """
         if not self.is_huge:
             raise DeviceError(
-                "find the physical addresses of ordinary memory",
-                errno.EINVAL,
+                "find memory for a card without an IOMMU",
+                errno.ENOMEM,
                 f"needs huge pages: {self._remedy}",
             )
         start = int(ffi.cast("uintptr_t", self.address))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Self
 
 from snabb_py._native import lib
 from snabb_py.engine.thread import start_thread
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.errors import LISTEN_HINTS, ConfigError, DeviceError
 from snabb_py.nic.limited_log import Clock, LimitedLog, Log
 from snabb_py.nic.vfio_connection import COUNTERS, Closed, Connection
 from snabb_py.nic.vfio_device import Card, Device, Region
@@ -345,17 +345,6 @@ def describe_peer(sock: socket.socket) -> str:
     return ""
 
 
-#: What to do when a socket cannot be made.
-HINTS = {
-    errno.ENOENT: "is the directory there?",
-    errno.EADDRINUSE: "what is there is no socket; remove it or take another name",
-    errno.ENOTDIR: "a part of the path is no directory",
-    errno.EACCES: "choose a directory that you may write to",
-    errno.EROFS: "choose a directory that can be written to",
-    errno.ENOSPC: "the file system is full; choose another directory",
-}
-
-
 def listen(path: Path) -> socket.socket:
     """Return a socket that listens at a path.
 
@@ -375,7 +364,7 @@ def listen(path: Path) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        hint = HINTS.get(error.errno or 0, "")
+        hint = LISTEN_HINTS.get(error.errno or 0, "")
         raise DeviceError(f"listen at {path}", error.errno or 0, hint) from None
     except DeviceError:
         listener.close()

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.errors import LISTEN_HINTS, ConfigError, DeviceError
 
 #: Of struct sockaddr_un, with the NUL.
 LONGEST_PATH: Final = 107
@@ -68,7 +68,9 @@ def listen(path: Path, group: int | None) -> socket.socket:
             path.chmod(SOCKET_MODE)
             listener.listen()
         except OSError as error:
-            raise DeviceError(f"listen at {path}", error.errno or 0) from None
+            number = error.errno or 0
+            hint = LISTEN_HINTS.get(number, "")
+            raise DeviceError(f"listen at {path}", number, hint) from None
         undo.pop_all()
     return listener
 
@@ -96,8 +98,7 @@ def _remove_stale(path: Path) -> None:
     except OSError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        hint = "what is there is no socket, and stays"
-        raise DeviceError(f"listen at {path}", errno.EADDRINUSE, hint)
+        return  # bind() will say so
     hint = "somebody listens there"
     # Of another type than a server's: one that is alive refuses it for that, and does
     # not see it. One that nobody has refuses any. Source: unix_find_bsd() of Linux.

@@ -551,8 +551,8 @@ def test_without_huge_pages_sysfs_says_how_to_get_them(sysfs: Machine) -> None:
             PATIENCE,
         )
         found = re.fullmatch(
-            r"snabb-py: find the physical addresses of ordinary memory: Invalid "
-            r"argument; needs huge pages: sysctl vm\.nr_hugepages=(\d+)\n",
+            r"snabb-py: find memory for a card without an IOMMU: Cannot allocate "
+            r"memory; needs huge pages: sysctl vm\.nr_hugepages=(\d+)\n",
             done.stderr,
         )
         assert found, done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 from snabb_py.engine.instances import Instance
 from tests.captures import frames_in
-from tests.eyes_lab import FRAME, Lab, Running, lab, snabb
+from tests.eyes_lab import FRAME, Lab, Running, lab
 from tests.hosts import SNABB, until
 from tests.requirements import SEARCH_PATH
 
@@ -214,26 +214,6 @@ def test_who_captures_is_killed(running: tuple[Lab, Running], tmp_path: Path) ->
         for link in Path(f"/proc/{program.instance.pid}/fd").iterdir()
         if "memfd:capture" in str(link.readlink())
     ]
-
-
-def test_what_cannot_be_is_one_line(
-    running: tuple[Lab, Running], tmp_path: Path
-) -> None:
-    _, program = running
-    pid, path = str(program.instance.pid), str(tmp_path / "x.pcapng")
-    for arguments, status, words in (
-        (["1", LINK, path], 2, "process 1 is no instance"),
-        ([pid, "nonsense", path], 2, 'no link has "nonsense" in its name'),
-        ([pid, "tx", path], 2, '"tx" may be any of'),
-        ([pid, LINK, path, "no", "filter"], 2, "libpcap says"),
-        ([pid, LINK, "/no/such/file"], 1, "open /no/such/file"),
-        ([pid, LINK, str(tmp_path)], 1, "Is a directory"),
-        ([pid, LINK, path, "--max-size", "10"], 2, "--max-size 10"),
-    ):
-        done = snabb("capture", *arguments, status=status)
-        (line,) = done.stderr.splitlines()
-        assert words in line
-    assert not Path(path).exists(), "nothing was begun"
 
 
 def test_requests_of_somebody_else(running: tuple[Lab, Running]) -> None:

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -168,30 +167,11 @@ def test_a_stopped_instance_delays_nobody_for_long(laboratory: Lab) -> None:
         running.process.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize(
-    ("address", "words"),
-    [
-        ("127.0.0.1", "expected HOST:PORT"),
-        ("127.0.0.1:99999", "expected HOST:PORT"),
-        (":9105", "expected HOST:PORT"),
-        ("no such host:9105", "--listen"),
-        ("192.0.2.77:0", "listen at 192.0.2.77:0"),
-    ],
-)
-def test_a_wrong_address_is_one_line(address: str, words: str) -> None:
-    status = 1 if "192" in address else 2
-    (line,) = snabb("metrics", "--listen", address, status=status).stderr.splitlines()
-    assert words in line
-
-
-def test_a_port_in_use_is_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        (line,) = snabb("metrics", "--listen", address, status=1).stderr.splitlines()
-    assert line == (
-        f"snabb-py: listen at {address}: Address already in use; "
-        "choose another with --listen"
-    )
+def test_a_host_that_nobody_knows_is_named() -> None:
+    # What more is said is the resolver's.
+    done = snabb("metrics", "--listen", "no such host:9105", status=2)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('snabb-py: --listen: "no such host:9105": ')
 
 
 def test_a_file_is_written_whole(laboratory: Lab, tmp_path: Path) -> None:
@@ -231,9 +211,3 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert done.stdout.split() == ["1", "old", "full", "x.prom"]
     (line,) = [line for line in done.stderr.splitlines() if "/run/" not in line]
     assert "No space left on device" in line
-
-
-def test_senseless_options_are_refused() -> None:
-    assert "--file" in snabb("metrics", "--interval", "1", status=2).stderr
-    done = snabb("metrics", "--file", "/no/such/dir/x.prom", status=1)
-    assert len(done.stderr.splitlines()) == 1

@@ -150,52 +150,6 @@ with Ending():
     assert run(sys.executable, "-c", program) == "(0.0, 0.0)\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "words"),
-    [
-        (["raw:eth0"], 2, "give both interfaces"),
-        (["bogus", "null"], 2, 'interface "bogus": expected raw:IFNAME'),
-        (["null", "null"], 2, "nothing comes from"),
-        (["null:x", "null"], 2, "null takes no name"),
-        (["pcap:", "null"], 2, "expected pcap:IN.pcap"),
-        (["pcap:/no/such.pcap", "null"], 1, "/no/such.pcap"),
-        (["pcap:/dev/null", "null"], 2, "/dev/null"),
-        (["raw:no-such-if0", "null"], 1, "no-such-if0"),
-        (["raw:", "null"], 2, "is not the name of an interface"),
-        (["tap:a/b", "null"], 2, "a/b"),
-        (["tap:x", "tap:x"], 2, "cannot be both ends"),
-        (["--hops", "-1"], 2, "--hops"),
-        (["--hops", "1000000"], 2, "--hops"),
-        (["--hops", "x"], 2, "--hops"),
-        (["--cpu", "9999"], 2, "CPU 9999"),
-        (["--cpu", "-1"], 2, '"-1" is no CPU'),
-        (["raw:eth0", "null", "--workers", "2"], 2, "cannot be shared out"),
-        (["xdp:eth0,queue=1", "null", "--workers", "2"], 2, "cannot be shared out"),
-        (["xdp:eth0,queue=x", "null"], 2, 'queue: "x" is not a whole number'),
-        (["xdp:no-such-if0", "null"], 1, "no-such-if0"),
-        (["--police", "0"], 2, "--police"),
-        (["--duration", "-1"], 2, "--duration"),
-        (["--duration", "nan"], 2, "--duration"),
-        (["--interval", "nan"], 2, "--interval"),
-        (["--police", "nan"], 2, "--police"),
-        (["pcap:/etc/hostname", "null", "--bidir"], 2, "not with --bidir"),
-        (["--interval", "0"], 2, "--interval"),
-        (["--nonsense"], 2, "--nonsense"),
-    ],
-)
-def test_mistakes_are_one_line(arguments: list[str], status: int, words: str) -> None:
-    done = snabb("forward", *arguments, status=status)
-    assert done.stdout == ""
-    last = done.stderr.splitlines()[-1]
-    assert words in last
-    if status == 1:
-        assert len(done.stderr.splitlines()) == 1
-
-
-def test_an_unknown_program_is_named() -> None:
-    assert "frobnicate" in snabb("frobnicate", status=2).stderr
-
-
 def test_help_of_all() -> None:
     text = snabb("--help").stdout
     for name in ("bench", "forward"):
@@ -226,11 +180,6 @@ def test_benchmarks_print_one_line(arguments: list[str], benchmark: str) -> None
         result["packets"] / result["seconds"] / 1e6, rel=0.1
     )
     assert len(snabb("bench", *arguments).stdout.splitlines()) == 1
-
-
-@pytest.mark.parametrize("n", ["0", "-5", "x", "1e99", "nan"])
-def test_a_senseless_number_of_packets(n: str) -> None:
-    assert "1 to 1e15" in snabb("bench", "basic1", "--", n, status=2).stderr
 
 
 def wait_for(path: Path) -> None:
@@ -295,7 +244,6 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert "Traceback" not in errors
 
 
-@pytest.mark.need("root")
 @pytest.mark.need("root", "hugepages")
 @pytest.mark.parametrize(("use", "kib"), [("never", 4), ("require", 2048)])
 def test_huge_pages_are_used_as_asked(use: str, kib: int) -> None:
@@ -311,22 +259,6 @@ def test_huge_pages_are_used_as_asked(use: str, kib: int) -> None:
     finally:
         process.kill()
         process.communicate()
-
-
-def test_without_the_right_to_open_an_interface() -> None:
-    bound = "--bounding-set=-net_raw,-net_admin"
-    for word in ("raw:lo", "tap:snabb-none"):
-        done = subprocess.run(
-            ["setpriv", bound, *SNABB, "forward", word, "null", "--duration", "0"],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert done.returncode == 1, done.stderr
-        assert word.partition(":")[2] in done.stderr
-        assert "CAP_NET_" in done.stderr
-        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("delay_ms", [0, 30, 60, 90, 120, 150, 200])
@@ -390,20 +322,6 @@ def test_a_full_runtime_directory_is_one_line() -> None:
     assert done.returncode == 1
     assert "make room in /run/snabb-py/" in done.stderr
     assert "No space left on device; the file system is full" in done.stderr
-
-
-def test_too_few_file_descriptors_are_one_line() -> None:
-    limited = 'ulimit -n 10; exec "$@"'
-    done = subprocess.run(
-        ["sh", "-c", limited, "sh", *SNABB, "forward", "--busy", "--duration", "0.1"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 1
-    assert "Too many open files" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("options", [[], ["--transmit"]])

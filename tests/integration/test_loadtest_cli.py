@@ -118,9 +118,6 @@ def test_a_capture_is_what_is_sent(tmp_path: Path) -> None:
     assert "captured.pcap: 1 frames left out" in done.stderr
     *_, result = objects(done.stdout)
     assert result["limit"]["mpps"] == pytest.approx(1000 / 8 / 1024, rel=0.02)
-    loadtest(*capture, "--size", "64", status=2)
-    loadtest("find-limit", "--capture", str(tmp_path / "none.pcap"), status=1)
-    loadtest("find-limit", "--capture", "/dev/zero", status=2)
 
 
 def test_software_cards_in_real_time() -> None:
@@ -145,53 +142,6 @@ def test_a_ramp_in_steps() -> None:
     for key in ("sent", "received", "lost"):
         assert total[key] == sum(step["paths"][0][key] for step in steps)
     assert summary["steps"] == 6
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--max", "0pps"], "no rate above 0"),
-        (["--max", "0"], "no rate above 0"),
-        (["--max", "1e30pps"], "more than 1000 Mpps"),
-        (["--min", "2Gbps", "--max", "1Gbps"], "--min 2Gbps: more than --max"),
-        (["--min", "11Gbps"], "more than the cable"),
-        (["--max", "20Mpps"], "more than the cable of a software card carries"),
-        (["--precision", "0"], "--precision"),
-        (["--loss-tolerance", "1"], "--loss-tolerance"),
-        (["--duration", "0"], "--duration"),
-        (["--duration", "nan"], "--duration"),
-        (["--retry", "-1"], "--retry"),
-        (["raw:a"], "a TX without its RX"),
-        (["raw:a", "raw:b", "--hops", "2"], "of our own forward"),
-        (["raw:a", "raw:b", "raw:a", "raw:b"], "twice"),
-        (["raw:a", "raw:b", "raw:a", "raw:c"], "is TX twice"),
-        (["null", "null"], "it cannot be an RX"),
-        (["bogus", "null"], 'interface "bogus"'),
-        (["sim,rate=1kpps", "sim"], "rate: the load test itself"),
-        (["sim", "sim", "sim"], "two software cards, or none"),
-        (["--dst-mac", "02:00:00:00:00:01"], "software cards have their own"),
-        (["--size", "20"], "size: 20 is not within"),
-        (["--size", "x"], "neither bytes"),
-        (["--flows", "0"], "flows"),
-        (["--src-ip", "300.1.1.1"], "src_ip"),
-        (["--ip", "5"], "--ip"),
-        (["--vlan", "4096"], "vlan"),
-    ],
-)
-def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
-    done = loadtest("find-limit", *arguments, status=2)
-    assert done.stdout == ""
-    assert words in done.stderr.splitlines()[-1]
-
-
-def test_mistakes_of_ramps() -> None:
-    for arguments in (
-        ["--step", "2Gbps", "--max", "1Gbps"],
-        ["--step", "1pps"],
-        ["--ramp", "sideways"],
-    ):
-        done = loadtest("transient", *arguments, status=2)
-        assert arguments[0] in done.stderr.splitlines()[-1]
 
 
 def test_help() -> None:

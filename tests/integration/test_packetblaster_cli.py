@@ -382,61 +382,6 @@ def test_the_lwaftr_takes_them_and_stamps_survive_its_tunnels(
 # -- what is refused -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "wrong"),
-    [
-        (["synth", "sim", "--rate", "0"], '--rate: "0" is not within'),
-        (["synth", "sim", "--rate", "0Gbps"], '--rate: "0Gbps" is not within'),
-        (["synth", "sim", "--rate", "15Mpps"], "more than the wire of sim carries"),
-        (["synth", "sim", "--rate", "11Gbps"], "more than the wire of sim carries"),
-        (["synth", "sim", "--rate", "quick"], '"quick" is neither'),
-        (["synth", "sim", "--rate", "1e99Gbps"], '"1e99Gbps" is not within'),
-        (["synth", "sim", "--size", "13"], "--size: 13 is not within 64"),
-        (["synth", "sim", "--size", "10000000"], '--size: "10000000" is neither'),
-        (["synth", "sim", "--size", "64", "--latency"], "--size: 64 is not within 70"),
-        (["synth", "sim", "--flows", "5", "--src-port", "1-3"], "--flows: 5 is not"),
-        (["synth", "sim", "--src-ip", "hello"], '--src-ip: "hello" is neither'),
-        (["synth", "sim", "--src-ip", "::1", "--dst-ip", "1.1.1.1"], "--dst-ip: the"),
-        (["synth", "sim", "--packet", "__import__('os')"], '"__import__" is no layer'),
-        (["synth", "sim", "--packet", "Ether()/IP()", "--stamp"], "must be zeros"),
-        (["synth", "raw:va", "raw:va"], 'interface "raw:va": is there twice'),
-        (["synth", "null", "--receive", "null"], 'nothing comes from "null"'),
-        (["synth", "simple"], 'interface "simple": expected'),
-        (["replay", "/dev/zero", "sim"], "/dev/zero: not a regular file"),
-        (["replay", "FIFO", "sim"], "not a regular file"),
-        (["replay", "COOKED", "sim"], "link type 113 (Linux cooked"),
-        (["replay", "EMPTY", "sim"], "the file is empty"),
-        (["replay", "TEXT", "sim"], "neither a pcap nor a pcapng file"),
-        (["replay", "TEXT", "sim", "--rate", "max"], "neither a pcap nor a pcapng"),
-        (["replay", "GOOD", "sim", "--dst-ip", "x"], '--dst-ip: "x" is no address'),
-        (["replay", "GOOD", "sim", "--rate", "20Gbps"], "more than the wire of sim"),
-        (["lwaftr", "--bt", "TEXT"], "TEXT:1:1"),
-        (["lwaftr", "--bt", TABLE, "--size", "20"], "--size: 20 is not within 64"),
-        (["lwaftr", "--bt", TABLE, "--dst-mac", "x"], '--dst-mac: "x" is no MAC'),
-    ],
-)
-def test_what_makes_no_sense_is_one_line(
-    tmp_path: Path, arguments: list[str], wrong: str
-) -> None:
-    files = {name: tmp_path / name for name in ("COOKED", "EMPTY", "TEXT", "GOOD")}
-    files["COOKED"].write_bytes(header(link_type=113))
-    files["EMPTY"].touch()
-    files["TEXT"].write_text("hello, I am no capture\n")
-    files["GOOD"].write_bytes(classic(FRAMES))
-    files["FIFO"] = tmp_path / "FIFO"
-    os.mkfifo(files["FIFO"])
-    words = [str(files.get(word, word)) for word in arguments]
-    done = snabb("packetblaster", *words, status=2)
-    lines = [line for line in done.stderr.splitlines() if "huge pages" not in line]
-    assert wrong in lines[-1]
-    assert len(lines) == 1
-
-
-def test_an_interface_that_is_not_there_is_named() -> None:
-    done = snabb("packetblaster", "synth", "raw:nowhere", status=1)
-    assert "raw:nowhere: find the interface: No such device" in done.stderr
-
-
 def test_a_large_capture_is_not_loaded(tmp_path: Path) -> None:
     # 64 MiB of it, endlessly: memory does not grow with it.
     path = tmp_path / "large.pcap"

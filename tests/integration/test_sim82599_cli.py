@@ -376,64 +376,6 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     assert "─" in output.decode()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "text"),
-    [
-        ([], 2, "SOCKET"),
-        (["x" * 120], 2, "the path has"),
-        (["missing/nic.sock"], 1, "is the directory there"),
-        (["/dev/null"], 1, "is no socket"),
-        (["a", "a"], 2, "one for each card"),
-        (["a", "--wire", "nonsense"], 2, "nonsense"),
-        (["a", "--wire", "null:x"], 2, "null takes no name"),
-        (["a", "--wire", "tap:"], 2, "not the name"),
-        (["a", "--wire", "pcap:"], 2, "expected pcap"),
-        (["a", "--wire", "pcap:missing.pcap"], 1, "missing.pcap"),
-        (["a", "--wire", "cable"], 2, "joins two cards"),
-        (["a", "b", "--wire", "cable", "--wire", "null"], 2, "joins two cards"),
-        (["a", "b", "--wire", "tap:x"], 2, "1 wires for 2 cards"),
-        (["a", "--wire", "null", "--wire", "null"], 2, "2 wires for 1 cards"),
-        (["a", "--wire", "gen,speed=1"], 2, "expected gen"),
-        (["a", "--wire", "gen,size=64+"], 2, "neither bytes"),
-        (["a", "--wire", "sink,x=1"], 2, "expected null, sink, gen"),
-        (["a", "./a"], 2, "one for each card"),
-        ([""], 2, "the path is empty"),
-        (["a", "--wire", "gen,rate=fast"], 2, "gen,rate=fast"),
-        (["a", "--wire", "gen,rate=nan"], 2, "gen,rate=nan"),
-        (["a", "--wire", "gen,rate=-1"], 2, "gen,rate=-1"),
-        (["a", "--wire", "gen,rate=0Gbps"], 2, "gen,rate=0Gbps"),
-        (["a", "--wire", "gen,size=5"], 2, "size: 5 is not within"),
-        (["a", "--wire", "gen,flows=0"], 2, "flows: 0 is not within"),
-        (["a", "--wire", "gen,size=x"], 2, "gen,size=x"),
-        (["a", "--mac", "01:00:00:00:00:01"], 2, "MAC"),
-        (["a", "--mac", "02:00:00:00:00"], 2, "MAC"),
-        (["a", "--mac", "00:00:00:00:00:00"], 2, "MAC"),
-        (["a", "--mac", ""], 2, "MAC"),
-        (["a", "b", "--mac", "02:00:00:ff:ff:ff"], 2, "02:00:00:ff:ff:fe at most"),
-        (["a", "--cpu", "9999"], 2, "CPU"),
-        (["a", "--duration", "nan"], 2, "nan"),
-    ],
-)
-def test_mistakes_are_one_line(
-    tmp_path: Path, arguments: list[str], status: int, text: str
-) -> None:
-    done = subprocess.run(
-        [*SIM, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == status, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    assert text in done.stderr
-    lines = [line for line in done.stderr.splitlines() if "huge pages" not in line]
-    assert len(lines) == 1 or lines[0].startswith("Usage")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("other", ["./out.pcap", "link.pcap", "out.pcap"])
 def test_a_capture_is_written_once(tmp_path: Path, other: str) -> None:
     (tmp_path / "out.pcap").write_text("precious")

@@ -11,7 +11,7 @@ import pytest
 from snabb_py.cli.forward import build
 from snabb_py.errors import ConfigError
 from tests.captures import classic, frames_in
-from tests.integration.test_forward_cli import forward, snabb
+from tests.integration.test_forward_cli import forward
 
 
 def directions(*arguments: str) -> list[dict[str, Any]]:
@@ -68,37 +68,6 @@ def test_a_capture_is_a_wire(tmp_path: Path) -> None:
     )
     assert d["offered"] == d["forwarded"] == len(frames)
     assert frames_in((tmp_path / "out.pcap").read_bytes()) == frames
-
-
-@pytest.mark.parametrize(
-    ("word", "text"),
-    [
-        ("sim,speed=3", 'option "speed"'),
-        ("sim,inline=3", 'option "inline=3"'),
-        ("sim,rate=1Mpps,rate=2Mpps", 'option "rate" is given twice'),
-        ("sim,rate=quick", 'rate: "quick" is neither'),
-        ("sim,size=10", "sim,size=10"),
-        ("sim,wire=rope", 'wire "rope"'),
-        ("sim,wire=sink,rate=1Mpps", "only with wire=gen"),
-        ("sim,inline,wire=tap:tap0", "its time is modelled"),
-        ("sim,ring=100", "power of two"),
-        ("sim,ring=many", 'ring: "many" is not a whole number'),
-        ("sim,mtu=20000", "mtu: 20000 is not within"),
-        ("sim,mac=hello", 'MAC address "hello"'),
-        ("sim,ip=5", 'ip: "5" is neither 4 nor 6'),
-        ("simple", "expected raw:IFNAME"),
-    ],
-)
-def test_a_wrong_word_is_named(word: str, text: str) -> None:
-    done = snabb("forward", word, "null", status=2)
-    assert text in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("other", ["sim", "null"])
-def test_inline_goes_with_inline_alone(other: str) -> None:
-    done = snabb("forward", "sim,inline", other, "--duration", "0.1", status=2)
-    assert "inline" in done.stderr
 
 
 def test_both_ends_the_same_card_is_refused() -> None:

@@ -205,9 +205,9 @@ def test_flows_and_numbers_go_on_when_the_rate_changes() -> None:
         ("src_ip", "::1-10.0.0.1", "neither an address"),
         ("src_ip", "example.com", "neither an address"),
         ("src_ip", "2001:db8::/32", "only the lower 64 bits"),
-        ("src_port", "1-65536", "neither a value nor FIRST-LAST"),
-        ("vlan", "4096", "neither a value nor FIRST-LAST"),
-        ("dst_mac", "02:00:00:00:00:0", "neither a value nor FIRST-LAST"),
+        ("src_port", "1-65536", "neither a port, 0 to 65535, nor FIRST-LAST"),
+        ("vlan", "4096", "neither a VLAN, 0 to 4095, nor FIRST-LAST"),
+        ("dst_mac", "02:00:00:00:00:0", "neither a MAC address nor FIRST-LAST"),
     ],
 )
 def test_what_is_no_range_is_refused(name: str, text: str, wrong: str) -> None:
