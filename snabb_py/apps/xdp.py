@@ -93,5 +93,5 @@ class Xdp(App):
 
     @property
     def unfinished(self) -> int:
-        """See `App`: frames that the kernel has not begun to send."""
-        return int(lib.xdp_unsent(self.state))
+        """See `App`."""
+        return self.socket.unsent

@@ -160,6 +160,7 @@ class XdpSocket(netdev.Followed):
         self._redirection: Redirection | None = None
         self._xdp: socket.socket | None = None
         self._rings: Rings | None = None
+        self._never_sent = 0  # by sockets that there were before
         with netdev.step(
             f"xdp:{self.ifname}: open a packet socket",
             {
@@ -185,6 +186,12 @@ class XdpSocket(netdev.Followed):
             is_native = self._redirection is not None and self._redirection.is_native
             how = f"copy mode, XDP {'in' if is_native else 'behind'} the driver"
         return f"{queue}, {how}"
+
+    @property
+    def unsent(self) -> int:
+        """Frames that the kernel has not begun to send, or never will."""
+        here = int(lib.xdp_unsent(self.state)) if self._rings else 0
+        return self._never_sent + here
 
     # -- opening ---------------------------------------------------------------
 
@@ -354,6 +361,7 @@ class XdpSocket(netdev.Followed):
     def _let_go(self) -> None:
         """Close the socket, and give the packets back that the kernel had."""
         if self._rings:
+            self._never_sent = self.unsent
             self._rings.close()
             self._rings = None
         if self._xdp:

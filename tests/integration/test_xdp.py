@@ -566,6 +566,20 @@ def test_an_interface_comes_and_goes(cable: Cable) -> None:
         assert frame == filled(63)
 
 
+def test_what_a_deleted_interface_has_not_sent(cable: Cable) -> None:
+    with app_on(cable) as harness:
+        run("ip", "link", "set", cable.a, "down")
+        harness.app.supervise()
+        harness.send([filled(60)] * 3)
+        harness.breathe()
+        run("ip", "link", "del", cable.a)
+        assert "was deleted" in str(harness.app.supervise())
+        harness.breathe()
+        assert harness.app.supervise() is None  # nor is there a ring any more
+        assert harness.app.state.nsending == 0
+        assert harness.app.unfinished == 3
+
+
 def test_an_interface_that_comes_back_unfit(cable: Cable) -> None:
     """It is waited for until it is fit again."""
     word = f"xdp:{cable.a}: interface"
