@@ -7,7 +7,8 @@
 Ownership: a packet that a Python app received or made is the app's until it is
 transmitted or freed; what it still owns when it fails or leaves is freed for it. The
 `data` of a packet that is no longer owned must not be used: the bytes may be another
-packet's. Imports the extension.
+packet's. Who keeps packets or links and uses them when the app has left gets a
+ValueError. Imports the extension.
 """
 
 from collections.abc import Iterator
@@ -24,6 +25,21 @@ class Owner:
     def __init__(self, freelist: Any) -> None:
         self.freelist = freelist
         self.packets: dict[int, Any] = {}
+        self.has_ended = False
+
+    def check(self) -> None:
+        """See that the app has not left: its packets and links may be gone.
+
+        Raises:
+            ValueError: it has.
+        """
+        if self.has_ended:
+            raise ValueError("the app has left the engine, without its packets")
+
+    def end(self) -> int:
+        """Free what is owned, for good; return how many packets that were."""
+        self.has_ended = True
+        return self.free_all()
 
     def take(self, packet: Any) -> None:
         """Note that a `struct packet *` is the app's now."""
@@ -63,14 +79,16 @@ class Packet:
     @property
     def length(self) -> int:
         """Bytes of the frame, without FCS."""
-        return int(self.pointer.length)
+        return len(self)
 
     @property
     def data(self) -> Any:
         """The frame in place: a writable buffer, good until the packet is gone."""
+        self.owner.check()
         return ffi.buffer(self.pointer.data, self.pointer.length)
 
     def __len__(self) -> int:
+        self.owner.check()
         return int(self.pointer.length)
 
     def __bytes__(self) -> bytes:
@@ -78,6 +96,7 @@ class Packet:
 
     def clone(self) -> "Packet | None":
         """Return a copy of its own, or None when the pool is empty."""
+        self.owner.check()
         copy = lib.engine_packet_clone(self.owner.freelist, self.pointer)
         if not copy:
             return None
@@ -117,6 +136,7 @@ class Burst:
     @property
     def lengths(self) -> list[int]:
         """Bytes of each frame."""
+        self.owner.check()
         return [p.length for p in ffi.unpack(self.pointers, self.count)]
 
 
@@ -132,6 +152,7 @@ class Link:
         self._scratch = ffi.new(_PACKETS, lib.LINK_CAPACITY)
 
     def __len__(self) -> int:
+        self.owner.check()
         return int((self.pointer.write - self.pointer.read) % 2**32)
 
     @property
@@ -141,6 +162,7 @@ class Link:
 
     def receive(self) -> Packet | None:
         """Take one packet off, or None."""
+        self.owner.check()
         if not lib.engine_link_receive(self.pointer, self._scratch, 1):
             return None
         self.owner.take(self._scratch[0])
@@ -163,10 +185,12 @@ class Link:
 
     def transmit_burst(self, burst: Burst) -> int:
         """Put all packets of a burst on; return how many fitted."""
+        self.owner.check()
         for pointer in ffi.unpack(burst.pointers, burst.count):
             self.owner.give(pointer)
         return int(lib.engine_link_transmit(self.pointer, burst.pointers, burst.count))
 
     def move(self, to: "Link", limit: int = lib.LINK_CAPACITY) -> int:
         """Move up to `limit` packets on to another link, as many as fit, unseen."""
+        self.owner.check()
         return int(lib.engine_link_move(self.pointer, to.pointer, limit))

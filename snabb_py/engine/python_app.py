@@ -69,6 +69,7 @@ class PythonApp(App):
             ValueError: more than 66 KiB.
         """
         owner = self.runner.owner
+        owner.check()
         data = bytes(memoryview(data))
         if len(data) > lib.PACKET_LARGE_SIZE:
             raise ValueError(f"{len(data)} bytes do not fit in a packet")
@@ -226,7 +227,7 @@ class Runner:
 
     def retire(self) -> int:
         """Free what the app owns."""
-        return self.owner.free_all()
+        return self.owner.end()
 
     # -- on the main thread ----------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Apps in Python: both styles, ownership, failures that stay with their app."""
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -10,7 +10,7 @@ from snabb_py.engine import python_app
 from snabb_py.engine.app import Ports
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
-from snabb_py.engine.packet import Packet
+from snabb_py.engine.packet import Burst, Packet
 from snabb_py.engine.python_app import PythonApp
 from snabb_py.errors import AppError
 from tests.harness import small_engine
@@ -211,6 +211,44 @@ def test_a_packet_is_given_away_once() -> None:
         until(lambda: arrived(e) == 20)
         assert len(failures) == 10
         assert e.census().is_complete
+
+
+class Hoarder(PythonApp):
+    """Keeps all that it can get hold of."""
+
+    inputs = Ports("rx")
+    outputs = Ports("tx")
+    packets: ClassVar[list[Packet]] = []
+    bursts: ClassVar[list[Burst]] = []
+
+    def push(self) -> None:
+        if packet := self.input["rx"].receive():
+            self.packets.append(packet)
+        self.bursts.append(self.input["rx"].receive_burst(4))
+
+
+def test_what_an_app_keeps_is_of_no_use_when_it_has_left() -> None:
+    with small_engine() as e:
+        e.commit(through(Hoarder, count=100))
+        until(lambda: bool(Hoarder.packets) and any(map(len, Hoarder.bursts)))
+        app = e.apps["app"].instance
+        assert isinstance(app, Hoarder)
+    packet, burst = Hoarder.packets[0], next(filter(len, Hoarder.bursts))
+    rx, tx = app.input["rx"], app.output["tx"]
+    uses: list[Any] = [
+        *(lambda: packet.data, lambda: packet.length, lambda: bytes(packet)),
+        *(packet.clone, packet.free, lambda: tx.transmit(packet)),
+        *(
+            lambda: burst.lengths,
+            lambda: burst[0].data,
+            lambda: tx.transmit_burst(burst),
+        ),
+        *(lambda: len(rx), lambda: tx.room, rx.receive, rx.receive_burst),
+        *(lambda: rx.move(tx), lambda: app.new_packet(b"")),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match=r"left the engine|transmitted or freed"):
+            use()
 
 
 def test_a_tee_does_not_wait_for_a_slow_app() -> None:
