@@ -1,5 +1,6 @@
 """The tutorial's files do what it says; and the laws of libraries of apps."""
 
+import os
 import re
 import subprocess
 import sys
@@ -91,3 +92,16 @@ def test_what_is_no_library(tmp_path: Path) -> None:
     (tmp_path / "text.so").write_text("text")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         operations(tmp_path / "text.so", "sample_ops")
+    os.mkfifo(tmp_path / "fifo.so")
+    with pytest.raises(ConfigError, match="cannot be loaded: is no file"):
+        operations(tmp_path / "fifo.so", "sample_ops")
+
+
+def test_a_library_without_its_end(place: Path) -> None:
+    """The loader would map what is not there: SIGBUS."""
+    whole = compiled(place).read_bytes()
+    for i, length in enumerate((10, 64, 400, 9000, len(whole) // 2)):
+        part = place / f"part{i}.so"
+        part.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match="cannot be loaded: its end is missing"):
+            operations(part, "sample_ops")
