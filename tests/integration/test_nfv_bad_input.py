@@ -114,52 +114,6 @@ def test_check_and_qemu_take_any_damage(
         capsys.readouterr()
 
 
-@pytest.mark.parametrize(
-    ("conf", "message"),
-    [
-        ("/dev/zero", "is no regular file"),
-        ("/dev/null", "is no regular file"),
-        (".", "Is a directory"),
-        (b"\xff", "No such file"),
-        ("FIFO", "is no regular file"),
-    ],
-)
-def test_what_is_no_config_file(
-    tmp_path: Path, conf: str | bytes, message: str
-) -> None:
-    if conf == "FIFO":
-        conf = str(tmp_path / "fifo")
-        os.mkfifo(conf)
-    done = subprocess.run(
-        [*NFV, "check", conf], check=False, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode in {1, 2}
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("sock", "message"),
-    [
-        ("no/%s", "No such file or directory"),
-        ("file/%s", "Not a directory"),
-        ("%s/.", "is no socket"),
-        ("a-file", "is no socket"),
-    ],
-)
-def test_sockets_that_cannot_be(tmp_path: Path, sock: str, message: str) -> None:
-    for name in ("file", "a-file"):
-        (tmp_path / name).touch()
-    (tmp_path / "A").mkdir()
-    conf = tmp_path / "c.toml"
-    conf.write_text('[[port]]\nport_id = "A"\n')
-    done = call("traffic", "null", conf, tmp_path / sock)
-    assert done.returncode == 1
-    assert f"listen at {tmp_path}" in done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
 @pytest.mark.parametrize("character", ["\n", "\x1b", "\u2028"])
 def test_a_path_that_would_break_a_line(tmp_path: Path, character: str) -> None:
     conf = tmp_path / "c.toml"
