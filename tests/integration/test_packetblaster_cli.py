@@ -7,6 +7,7 @@ frames parsed by scapy.
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -380,6 +381,28 @@ def test_the_lwaftr_takes_them_and_stamps_survive_its_tunnels(
 
 
 # -- what is refused -------------------------------------------------------------
+
+
+def test_a_packet_without_end_can_be_interrupted() -> None:
+    text = "Ether()/RTPSSubMessage_INFO_TS(submessageFlags=-1)"
+    process = subprocess.Popen(
+        [*SNABB, "packetblaster", "synth", "null", "--packet", text],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 30
+        while not (child := children.read_text().strip()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=9)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_a_large_capture_is_not_loaded(tmp_path: Path) -> None:
