@@ -12,7 +12,7 @@ sim                     a software 82599; see `cards`
 import contextlib
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -415,8 +415,9 @@ class Direction:
             drops[f"{self.target_app} {UNFINISHED}"] = unfinished
         last = self._link_to(engine, self.target_app)
         at_end = app_drops(engine, self.target_app, "drop-rx-")
-        lost = sum(at_end.values()) + unfinished
-        return last["rxpackets"] - lost, last["rxbytes"], drops
+        left = last["rxpackets"] - sum(at_end.values()) - unfinished
+        own = engine.apps[self.target_app].counters
+        return left, _bytes_of(left, last, own), drops
 
     def _offered(self, engine: Engine, drops: dict[str, int]) -> int:
         """Return packets that came, those lost at their source among them."""
@@ -451,6 +452,22 @@ class Direction:
         return next(k.counters for s, k in engine.links.items() if s.to_app == app)
 
 
+def _bytes_of(left: int, last: dict[str, int], own: Mapping[str, int]) -> int:
+    """Return the bytes of packets that left.
+
+    Args:
+        left: how many they are.
+        last: counters of the link to the last app.
+        own: counters of this app, which knows best, if it counts the same packets;
+            else those that it dropped were of the mean size.
+    """
+    if left == last["rxpackets"]:
+        return last["rxbytes"]
+    if left == own.get("tx-packets"):
+        return own["tx-bytes"]
+    return last["rxbytes"] * left // last["rxpackets"]
+
+
 @dataclass(frozen=True)
 class Reading:
     """What one direction has counted since the start.
@@ -458,7 +475,7 @@ class Reading:
     Attributes:
         offered: packets that came, also those that could not be taken.
         forwarded: packets that left.
-        bytes: of the packets that reached the target, without FCS.
+        bytes: of the packets that left, without FCS.
         drops: packets lost by "app reason".
         missed: packets that a generator was asked for and did not send.
     """

@@ -1,12 +1,14 @@
 """What the programs of `snabb-py packetblaster` do: send, check, report."""
 
+import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from snabb_py.apps import netdev
 from snabb_py.apps.traffic import Checker, Generator
 from snabb_py.cli.cards import parse_sim
 from snabb_py.cli.interfaces import (
@@ -16,6 +18,7 @@ from snabb_py.cli.interfaces import (
     app_drops,
     attach,
     engine_settings,
+    kernel_name,
 )
 from snabb_py.cli.packetblaster_options import Running
 from snabb_py.cli.run import (
@@ -42,6 +45,9 @@ GRACE = 0.1
 #: Counters of a Checker that a report has in any case; the others when they count.
 VERDICTS = ("lost", "reordered", "duplicated")
 LARGE_PACKETS = 1024
+#: Bytes of headers, which an MTU does not count; and what follows addresses in a frame
+#: with a tag (IEEE 802.1Q).
+ETHERNET_HEADER, WIRE_TAG, VLAN_TYPE = 14, 4, b"\x81\x00"
 SHARES = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
 
 
@@ -211,6 +217,27 @@ def _add_receiver(
     blast.receivers.append(Receiver(word, "checker", streams, end.way_in))
 
 
+def _too_long(blast: Blast) -> Iterator[str]:
+    """Yield which interfaces of the kernel will not take the longest frames."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asks:
+        for direction in blast.directions:
+            word, source = (
+                direction.target.word,
+                blast.config.apps[direction.source_app],
+            )
+            name = kernel_name(word)
+            if not name or source.cls is not Generator:
+                continue
+            longest = max((t.frame for t in source.args["frames"]), key=len)
+            tag = WIRE_TAG if longest[12:14] == VLAN_TYPE else 0
+            mtu = netdev.mtu(asks, name)
+            if mtu is not None and len(longest) > mtu + ETHERNET_HEADER + tag:
+                yield (
+                    f"{word}: drops frames of {len(longest)} bytes without FCS: "
+                    f"its MTU is {mtu}"
+                )
+
+
 def _leave_out_unused(blast: Blast, number: int) -> None:
     """Remove what only a direction that is not there would have used."""
     config, end = blast.config, blast.ends[number]
@@ -369,7 +396,7 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
             ) as engine,
         ):
             ending.of(engine)
-            engine.notes += notes
+            engine.notes += [*notes, *_too_long(blast)]
             reporter.engine = engine
             summary = run(
                 engine,

@@ -190,7 +190,9 @@ class Meter:
                 "mpps": round((new.forwarded - old.forwarded) / seconds / 1e6, 6),
                 "gbps": round(
                     wire_gbps(
-                        new.forwarded - old.forwarded, new.bytes - old.bytes, seconds
+                        new.forwarded - old.forwarded,
+                        max(0, new.bytes - old.bytes),
+                        seconds,
                     ),
                     6,
                 ),

@@ -192,6 +192,41 @@ def test_the_receiver_finds_what_the_wire_did() -> None:
 
 
 @needs_cables
+@pytest.mark.parametrize("kind", ["raw", "xdp"])
+def test_what_does_not_leave_is_no_traffic(kind: str) -> None:
+    with cables("ab") as it:
+        it.space.ip("link set va down")
+        result = it.blast("synth", f"{kind}:va", "--count", "50", "--rate", "1kpps")
+    (direction,) = result["directions"]
+    assert sum(direction["drops"].values()) == 50
+    assert direction["forwarded"] == direction["mpps"] == direction["gbps"] == 0
+
+
+@needs_cables
+def test_frames_longer_than_the_mtu_are_said_and_are_no_traffic() -> None:
+    with cables("ab") as it:
+        it.space.ip("link set va mtu 200")
+        process = it.start(
+            *("synth", "raw:va", "--size", "64,218,219", "--count", "90", "--json"),
+        )
+        output, errors = process.communicate(timeout=60)
+    (direction,) = json.loads(output.splitlines()[-1])["directions"]
+    assert errors.count("raw:va: drops frames of 215 bytes without FCS") == 1
+    assert "its MTU is 200" in errors
+    assert direction["drops"] == {"port0 drop-tx-too-long": 30}
+    assert direction["forwarded"] == 60
+    bits = direction["gbps"] / direction["mpps"] * 1e3
+    assert bits == pytest.approx((64 + 218 + 2 * 20) * 8 / 2, rel=0.01)
+
+
+def test_what_a_full_disk_does_not_take_is_no_traffic() -> None:
+    result = blast("synth", "pcap:,/dev/full", "--count", "50", status=1)
+    (direction,) = result["directions"]
+    assert direction["drops"] == {"port0-out drop-unfinished": 50}
+    assert direction["forwarded"] == direction["mpps"] == direction["gbps"] == 0
+
+
+@needs_cables
 def test_an_interface_that_vanishes_costs_no_other_anything() -> None:
     with cables("abcd") as it, it.listen("vd") as ear:
         process = it.start(
