@@ -216,7 +216,7 @@ static void generator_adapt(const struct generator_config *config,
 {
     if (!state->is_started || state->stream != config->stream) {
         state->stream = config->stream;
-        state->number = state->sent = 0;
+        state->number = state->sent = state->before = 0;
         state->begun = now;
     }
     if (unlikely(state->config != config)) {
@@ -260,6 +260,8 @@ static uint32_t generator_pull(struct app *app)
         state->reason = state->credit < 0 ? GENERATOR_MISSED_LATE : reason;
     }
     if (there) {
+        state->last = app->worker->now;
+        state->before = state->sent;
         state->sent += there;
         (config->fields ? generator_make_varied
                         : generator_make)(config, state, out, app->worker->now, there);

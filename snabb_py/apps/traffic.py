@@ -29,7 +29,7 @@ from snabb_py.apps.fields import (
     parse_mac,
     parse_port,
 )
-from snabb_py.engine.app import App, FiniteSource, Ports, check_range
+from snabb_py.engine.app import App, FiniteSource, Ports, check_range, sending_ns
 from snabb_py.engine.memory import new_aligned
 from snabb_py.errors import ConfigError
 
@@ -297,6 +297,14 @@ class Generator(FiniteSource):
         In the worker's time, which may be modelled.
         """
         return int(self.state.since - self.state.begun) if self._has_begun else 0
+
+    @property
+    def sending_ns(self) -> float:
+        """See `FiniteSource`."""
+        state = self.state
+        if not self._has_begun:
+            return 0
+        return sending_ns(state.last - state.begun, state.before, state.sent)
 
     @property
     def _has_begun(self) -> bool:

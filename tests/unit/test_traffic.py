@@ -530,6 +530,7 @@ def test_a_count_and_a_time_are_those_of_the_stream(rate: dict[str, Any]) -> Non
         # From the first turn to that of the last packet, whatever time goes by then.
         due = 1000 * next_one.config.mean
         assert next_one.elapsed_ns == pytest.approx(due, abs=10 * US)
+        assert next_one.sending_ns == pytest.approx(due, abs=20 * US)
         # Nothing is due while all have been sent: the next one begins without credit.
         become(h, Generator(frames, stream=3, **rate))
         assert len(run(h, MS, 10 * US)) == pytest.approx(
