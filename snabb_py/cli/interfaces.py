@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from snabb_py.apps.basic import Sink
 from snabb_py.engine import counter
-from snabb_py.engine.app import check_range
+from snabb_py.engine.app import FiniteSource, check_range
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.worker import check_cpu
@@ -389,11 +389,18 @@ class Direction:
             forwarded=forwarded,
             bytes=nbytes,
             drops=drops | at_target,
-            missed=sum(self.missed(engine).values()),
+            missed=self._missed(engine),
+            sending_ns=self._sending_ns(engine) if is_last else 0,
         )
 
-    def missed(self, engine: Engine) -> dict[str, int]:
-        """Return packets that were asked for and not sent in time, by reason."""
+    def _sending_ns(self, engine: Engine) -> float:
+        if engine.is_modelled:  # and no time that anybody waited for
+            return 0
+        inside = [engine.apps[name].instance for name in self.source.way_in]
+        sources = [app for app in inside if isinstance(app, FiniteSource)]
+        return max((app.sending_ns for app in sources), default=0)
+
+    def _missed(self, engine: Engine) -> dict[str, int]:
         return {
             reason: n
             for app in self.source.way_in
@@ -477,14 +484,17 @@ class Reading:
         forwarded: packets that left.
         bytes: of the packets that left, without FCS.
         drops: packets lost by "app reason".
-        missed: packets that a generator was asked for and did not send.
+        missed: packets that were asked for and not sent in time, by reason.
+        sending_ns: how long the source has sent them, as it says at the end; 0: it does
+            not.
     """
 
     offered: int
     forwarded: int
     bytes: int
     drops: dict[str, int]
-    missed: int = 0
+    missed: dict[str, int] = field(default_factory=dict)
+    sending_ns: float = 0
 
     @property
     def lost(self) -> int:

@@ -311,17 +311,8 @@ def received_line(found: dict[str, Any]) -> str:
 class BlastReporter(Reporter):
     """Reports what was sent, what could not be in time, and what came back."""
 
-    def __init__(
-        self, *, as_json: bool, blast: Blast, is_stdout_taken: bool = False
-    ) -> None:
-        super().__init__(PROGRAM, as_json=as_json, is_stdout_taken=is_stdout_taken)
-        self.blast = blast
-        self.engine: Engine | None = None
-
     def show(self, look: dict[str, Any]) -> None:
         """Show how things are."""
-        if self.engine:
-            look["received"] = received(self.engine, self.blast)
         if self.as_json:
             super().show(look)
             return
@@ -330,7 +321,7 @@ class BlastReporter(Reporter):
             for d in look["directions"]
             if d["missed"]
         ]
-        more += map(received_line, look.get("received", ()))
+        more += map(received_line, look["received"])
         if self._live:
             shown = table(look, self.title)
             shown.caption = "\n".join(more)
@@ -374,8 +365,8 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
     """
     words = " ".join(end.word for end in blast.ends)
     reporter = BlastReporter(
+        PROGRAM,
         as_json=running.as_json,
-        blast=blast,
         is_stdout_taken="/dev/stdout" in words or "/dev/fd/1" in words,
     )
     try:
@@ -397,7 +388,6 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
         ):
             ending.of(engine)
             engine.notes += [*notes, *_too_long(blast)]
-            reporter.engine = engine
             summary = run(
                 engine,
                 blast.config,
@@ -407,12 +397,10 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
                 interval=running.interval,
                 done=lambda: blast.is_done(engine),
                 at_end=lambda: blast.stop_sending(engine),
+                more=lambda is_last: {
+                    "received": received(engine, blast, is_last=is_last)
+                },
             )
-            for found, direction in zip(
-                summary["directions"], blast.directions, strict=True
-            ):
-                found["missed_by_reason"] = direction.missed(engine)
-            summary["received"] = received(engine, blast, is_last=True)
             apps = [running.instance for running in engine.apps.values()]
         failures = [printable(app.failure) for app in apps if app.failure]
         reporter.finish({"program": PROGRAM, **summary, "failures": failures})

@@ -195,6 +195,11 @@ class Engine:
     ) -> None:
         self.close()
 
+    @property
+    def is_modelled(self) -> bool:
+        """Whether the workers' time is modelled."""
+        return bool(self._settings["breath_ns"])
+
     def _add_worker(self, number: int) -> None:
         cpu = self._cpus[number] if number < len(self._cpus) else None
         worker = Worker(

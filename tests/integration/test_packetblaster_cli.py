@@ -191,6 +191,31 @@ def test_the_receiver_finds_what_the_wire_did() -> None:
     assert found["packets"] == 5000 - found["lost"] + found["duplicated"]
 
 
+@pytest.mark.parametrize("seconds", ["1", "0.2"])
+def test_what_was_sent_and_missed_is_what_was_asked_for(seconds: str) -> None:
+    result = blast("synth", "null", "--rate", "2kpps", "--duration", seconds)
+    (direction,) = result["directions"]
+    sent, missed = direction["forwarded"], direction["missed"]
+    # The time that packets took, however long the program had to start and to end.
+    due = sent / direction["mpps"] / 1e6 * 2000
+    # 10 ms are made up for: 20 packets.
+    assert due - 22 <= sent + missed <= due + 2
+    assert direction["gbps"] / direction["mpps"] * 1e3 == pytest.approx(84 * 8, 1e-4)
+
+
+def test_a_report_has_nothing_received_that_is_not_sent() -> None:
+    done = snabb(
+        *("packetblaster", "synth", "sim", "--stamp", "--json", "--interval", "0.02"),
+        *("--rate", "500kpps", "--duration", "1"),
+    )
+    looks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(looks) > 2
+    for look in looks:
+        (found,), (direction,) = look["received"], look["directions"]
+        assert found["packets"] <= direction["forwarded"]
+        assert sum(direction["missed_by_reason"].values()) == direction["missed"]
+
+
 @needs_cables
 @pytest.mark.parametrize("kind", ["raw", "xdp"])
 def test_what_does_not_leave_is_no_traffic(kind: str) -> None:
@@ -264,6 +289,19 @@ def test_captures_are_sent_as_they_are(tmp_path: Path, rate: list[str]) -> None:
     one, two = (save(tmp_path / f"{n}.pcap", FRAMES[n::2]) for n in (0, 1))
     frames = sent(tmp_path, "replay", one, two, "--loop", "3", *rate)
     assert frames == (FRAMES[::2] + FRAMES[1::2]) * 3
+
+
+def test_what_is_left_of_the_time_is_no_packet_missed(tmp_path: Path) -> None:
+    capture = save(tmp_path / "in.pcap", FRAMES[:10])
+    result = blast(
+        *("replay", capture, "null", "--loop", "1000", "--rate", "100kpps"),
+    )
+    (direction,) = result["directions"]
+    assert direction["forwarded"] == 10_000
+    assert sum(direction["missed_by_reason"].values()) == direction["missed"]
+    # Each of them came all the same, and made it last longer.
+    due = 10_000 / direction["mpps"] / 1e6 * 100e3
+    assert due - 1002 <= 10_000 + direction["missed"] <= due + 2
 
 
 @needs_cables
