@@ -371,8 +371,8 @@ def run(  # noqa: PLR0913 - what a run consists of
     """
     try:
         engine.commit(config)
-        # The network is there now; to make it takes time in which nothing moves.
-        meter = Meter(engine, directions, time.monotonic(), more)
+        # To make the network takes time, too, in which nothing moves.
+        meter = Meter(engine, directions, engine.handed_over_at, more)
 
         def report() -> None:
             reporter.show(meter.look())
