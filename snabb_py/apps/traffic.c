@@ -539,7 +539,10 @@ static struct checker_stream *check_stamp(struct app *app,
     }
     if (magic == TRAFFIC_MAGIC_TIMED) {
         uint64_t now = app->worker->now; /* at least the sender's, on one machine */
-        state->latency[histogram_bucket(now > time ? now - time : 0)]++;
+        uint64_t ns = now > time ? now - time : 0;
+        state->latency[histogram_bucket(ns)]++;
+        if (unlikely(ns > state->longest))
+            state->longest = ns;
     }
     return stream;
 }

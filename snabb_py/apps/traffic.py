@@ -395,6 +395,11 @@ class Checker(App):
         """
         return list(self.state.latency)
 
+    @property
+    def longest_ns(self) -> int:
+        """The longest ago that one of them was, exactly."""
+        return int(self.state.longest)
+
 
 # ---- frames ----------------------------------------------------------------------
 

@@ -129,6 +129,7 @@ struct checker_stream {
 struct checker_state {
     struct checker_stream streams[64];
     uint64_t latency[256]; /* histogram, ns, of stamps with a time */
+    uint64_t longest;      /* ns, of these */
 };
 
 extern const struct app_ops checker_ops;

@@ -154,7 +154,9 @@ def program(  # noqa: PLR0913 - the options of a program
 
     --stamp numbers the packets of each interface in their last 16 bytes, --latency puts
     the time there too (24). --receive IF says what came back of them: lost, reordered,
-    duplicated, and how long it took. What comes is checked down to its checksums.
+    duplicated, and how long it took: the longest time is exact, percentiles are bounds
+    of a histogram, a quarter too long at most. What comes is checked down to its
+    checksums.
 
     \b
     Examples:

@@ -919,6 +919,7 @@ def test_latency() -> None:
         assert sum(counts) == 6
         assert percentile(counts, 0.5) == 1
         assert percentile(counts, 1) == pytest.approx(5e9, rel=0.2)
+        assert h.app.longest_ns == 5 * 10**9  # type: ignore[attr-defined]
         h.send(generate(3, udp_frames(), stream=1))
         h.breathe()
         assert sum(h.app.latency) == 6  # type: ignore[attr-defined]
