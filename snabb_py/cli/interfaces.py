@@ -422,7 +422,8 @@ class Direction:
             drops[f"{self.target_app} {UNFINISHED}"] = unfinished
         last = self._link_to(engine, self.target_app)
         at_end = app_drops(engine, self.target_app, "drop-rx-")
-        left = last["rxpackets"] - sum(at_end.values()) - unfinished
+        # Workers go on between two looks: more may have been dropped since than came.
+        left = max(0, last["rxpackets"] - sum(at_end.values()) - unfinished)
         own = engine.apps[self.target_app].counters
         return left, _bytes_of(left, last, own), drops
 
@@ -472,7 +473,7 @@ def _bytes_of(left: int, last: dict[str, int], own: Mapping[str, int]) -> int:
         return last["rxbytes"]
     if left == own.get("tx-packets"):
         return own["tx-bytes"]
-    return last["rxbytes"] * left // last["rxpackets"]
+    return last["rxbytes"] * left // max(1, last["rxpackets"])
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ class Meter:
 def with_unit(value: float, unit: str) -> str:
     """Return a value with a prefix that suits it, to four digits at least."""
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
+        if round(value / factor, 6) >= 1:
             return f"{value / factor:.3f} {prefix}{unit}"
     return f"{round(value, 3):.4g} {unit}"
 
