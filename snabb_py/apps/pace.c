@@ -11,25 +11,32 @@ static double cost_of(const struct pace_config *config, const struct packet *pac
     return config->per_packet + config->per_byte * (length + WIRE_OVERHEAD);
 }
 
-/* Give the time since the last look as credit. What is more than is made up for are
- * packets that did not come in time. */
+/* Give the time since the last look as credit. What is more than is made up for was
+ * time of packets that will come later, if any come. */
 static void earn(struct app *app)
 {
     const struct pace_config *config = app->config;
     struct pace_state *state = app->state;
     uint64_t now = app->worker->now;
     if (state->since == 0) /* the first packet goes at once */
-        state->since = now;
+        state->since = state->begun = now;
     state->credit += (double)(now - state->since);
     state->since = now;
     if (likely(state->credit <= config->catch_up))
         return;
-    if (state->mean > 0)
-        state->missed += (state->credit - config->catch_up) / state->mean;
+    state->lost += state->credit - config->catch_up;
     state->credit = config->catch_up;
-    uint64_t whole = (uint64_t)state->missed;
-    app->counters[PACE_MISSED_LATE] += whole;
-    state->missed -= (double)whole;
+}
+
+/* Spend credit on a packet. One that had been due in time that was lost is late. */
+static void spend(struct app *app, double cost)
+{
+    struct pace_state *state = app->state;
+    state->credit -= cost;
+    if (unlikely(state->lost >= cost) && cost > 0) {
+        state->lost -= cost;
+        app->counters[PACE_MISSED_LATE]++;
+    }
 }
 
 static uint32_t pace_push(struct app *app)
@@ -45,12 +52,13 @@ static uint32_t pace_push(struct app *app)
     if (config->count && config->count - state->passed < n)
         n = (uint32_t)(config->count - state->passed);
     earn(app);
-    for (; paid < n && state->credit >= 0; paid++) {
-        double cost = cost_of(config, *link_slot(in, in->read + paid));
-        state->credit -= cost;
-        state->mean += state->mean > 0 ? (cost - state->mean) / 64 : cost;
+    for (; paid < n && state->credit >= 0; paid++)
+        spend(app, cost_of(config, *link_slot(in, in->read + paid)));
+    if (paid) {
+        state->last = state->since;
+        state->before = state->passed;
+        state->passed += paid;
     }
-    state->passed += paid;
     return link_move(in, out, paid);
 }
 

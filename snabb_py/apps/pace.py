@@ -3,7 +3,7 @@
 from typing import Any
 
 from snabb_py._native import ffi, lib
-from snabb_py.engine.app import FiniteSource, Ports, check_range
+from snabb_py.engine.app import FiniteSource, Ports, check_range, sending_ns
 from snabb_py.errors import ConfigError
 
 
@@ -15,7 +15,8 @@ class Pace(FiniteSource):
                +------+
 
     What comes too early waits, and holds its source up. After a pause it makes up for
-    `catch_up_us`; what goes beyond is counted.
+    `catch_up_us`; from there on packets are due later by what goes beyond, and as many
+    of them are counted as had been due in that time.
 
     Args:
         rate_pps: packets a second; 0: as they come.
@@ -25,7 +26,7 @@ class Pace(FiniteSource):
         catch_up_us: 0 to 10^6.
 
     Counters: `missed-late` (packets that had been due when none came, or none was
-    taken; they come all the same, later).
+    taken, and have passed later).
     """
 
     inputs = Ports("rx")
@@ -63,3 +64,9 @@ class Pace(FiniteSource):
     def is_done(self) -> bool:
         """Whether `count` packets have passed; never without."""
         return bool(0 < self.config.count <= self.state.passed)
+
+    @property
+    def sending_ns(self) -> float:
+        """See `FiniteSource`."""
+        state = self.state
+        return sending_ns(state.last - state.begun, state.before, state.passed)

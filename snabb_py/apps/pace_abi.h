@@ -8,7 +8,7 @@ struct pace_config {
 };
 
 enum {
-    PACE_MISSED_LATE, /* packets: of time in which none came, or none was taken */
+    PACE_MISSED_LATE, /* packets that had been due when none came, or none was taken */
     PACE_NCOUNTERS
 };
 
@@ -16,8 +16,10 @@ struct pace_state {
     uint64_t passed;
     uint64_t since; /* ns; credit was last given */
     double credit;  /* ns; a packet may pass when it is not negative */
-    double missed;  /* packets, less than one, not counted yet */
-    double mean;    /* ns that packets took so far, of the last ones above all */
+    double lost;    /* ns that are not made up for, of packets that have not come yet */
+    uint64_t begun; /* ns; the first packet passed, */
+    uint64_t last;  /* and the last ones */
+    uint64_t before; /* packets that had passed before these */
 };
 
 extern const struct app_ops pace_ops;

@@ -216,7 +216,7 @@ static void generator_adapt(const struct generator_config *config,
 {
     if (!state->is_started || state->stream != config->stream) {
         state->stream = config->stream;
-        state->number = state->sent = 0;
+        state->number = state->sent = state->before = 0;
         state->begun = now;
     }
     if (unlikely(state->config != config)) {
@@ -260,6 +260,8 @@ static uint32_t generator_pull(struct app *app)
         state->reason = state->credit < 0 ? GENERATOR_MISSED_LATE : reason;
     }
     if (there) {
+        state->last = app->worker->now;
+        state->before = state->sent;
         state->sent += there;
         (config->fields ? generator_make_varied
                         : generator_make)(config, state, out, app->worker->now, there);
@@ -537,7 +539,10 @@ static struct checker_stream *check_stamp(struct app *app,
     }
     if (magic == TRAFFIC_MAGIC_TIMED) {
         uint64_t now = app->worker->now; /* at least the sender's, on one machine */
-        state->latency[histogram_bucket(now > time ? now - time : 0)]++;
+        uint64_t ns = now > time ? now - time : 0;
+        state->latency[histogram_bucket(ns)]++;
+        if (unlikely(ns > state->longest))
+            state->longest = ns;
     }
     return stream;
 }

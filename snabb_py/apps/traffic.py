@@ -29,7 +29,7 @@ from snabb_py.apps.fields import (
     parse_mac,
     parse_port,
 )
-from snabb_py.engine.app import App, FiniteSource, Ports, check_range
+from snabb_py.engine.app import App, FiniteSource, Ports, check_range, sending_ns
 from snabb_py.engine.memory import new_aligned
 from snabb_py.errors import ConfigError
 
@@ -299,6 +299,14 @@ class Generator(FiniteSource):
         return int(self.state.since - self.state.begun) if self._has_begun else 0
 
     @property
+    def sending_ns(self) -> float:
+        """See `FiniteSource`."""
+        state = self.state
+        if not self._has_begun:
+            return 0
+        return sending_ns(state.last - state.begun, state.before, state.sent)
+
+    @property
     def _has_begun(self) -> bool:
         """Whether the worker has taken the stream up, and the state is its."""
         return bool(self.state.is_started and self.state.stream == self.config.stream)
@@ -386,6 +394,11 @@ class Checker(App):
         in which it was checked: 0 within one.
         """
         return list(self.state.latency)
+
+    @property
+    def longest_ns(self) -> int:
+        """The longest ago that one of them was, exactly."""
+        return int(self.state.longest)
 
 
 # ---- frames ----------------------------------------------------------------------

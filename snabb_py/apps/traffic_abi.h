@@ -76,6 +76,8 @@ struct generator_state {
     uint64_t sent;   /* of the stream */
     uint64_t number; /* of the next stamp */
     uint64_t begun;  /* ns; the stream's first turn */
+    uint64_t last;   /* ns; that of the last packets so far */
+    uint64_t before; /* packets sent of the stream before these */
     uint64_t since;  /* ns; credit was last given */
     double credit;   /* ns; a packet may go when it is not negative */
     double missed;   /* packets, less than one, not counted yet */
@@ -127,6 +129,7 @@ struct checker_stream {
 struct checker_state {
     struct checker_stream streams[64];
     uint64_t latency[256]; /* histogram, ns, of stamps with a time */
+    uint64_t longest;      /* ns, of these */
 };
 
 extern const struct app_ops checker_ops;

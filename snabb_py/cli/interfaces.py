@@ -12,14 +12,14 @@ sim                     a software 82599; see `cards`
 import contextlib
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from snabb_py.apps.basic import Sink
 from snabb_py.engine import counter
-from snabb_py.engine.app import check_range
+from snabb_py.engine.app import FiniteSource, check_range
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.worker import check_cpu
@@ -389,11 +389,18 @@ class Direction:
             forwarded=forwarded,
             bytes=nbytes,
             drops=drops | at_target,
-            missed=sum(self.missed(engine).values()),
+            missed=self._missed(engine),
+            sending_ns=self._sending_ns(engine) if is_last else 0,
         )
 
-    def missed(self, engine: Engine) -> dict[str, int]:
-        """Return packets that were asked for and not sent in time, by reason."""
+    def _sending_ns(self, engine: Engine) -> float:
+        if engine.is_modelled:  # and no time that anybody waited for
+            return 0
+        inside = [engine.apps[name].instance for name in self.source.way_in]
+        sources = [app for app in inside if isinstance(app, FiniteSource)]
+        return max((app.sending_ns for app in sources), default=0)
+
+    def _missed(self, engine: Engine) -> dict[str, int]:
         return {
             reason: n
             for app in self.source.way_in
@@ -415,8 +422,10 @@ class Direction:
             drops[f"{self.target_app} {UNFINISHED}"] = unfinished
         last = self._link_to(engine, self.target_app)
         at_end = app_drops(engine, self.target_app, "drop-rx-")
-        lost = sum(at_end.values()) + unfinished
-        return last["rxpackets"] - lost, last["rxbytes"], drops
+        # Workers go on between two looks: more may have been dropped since than came.
+        left = max(0, last["rxpackets"] - sum(at_end.values()) - unfinished)
+        own = engine.apps[self.target_app].counters
+        return left, _bytes_of(left, last, own), drops
 
     def _offered(self, engine: Engine, drops: dict[str, int]) -> int:
         """Return packets that came, those lost at their source among them."""
@@ -451,6 +460,22 @@ class Direction:
         return next(k.counters for s, k in engine.links.items() if s.to_app == app)
 
 
+def _bytes_of(left: int, last: dict[str, int], own: Mapping[str, int]) -> int:
+    """Return the bytes of packets that left.
+
+    Args:
+        left: how many they are.
+        last: counters of the link to the last app.
+        own: counters of this app, which knows best, if it counts the same packets;
+            else those that it dropped were of the mean size.
+    """
+    if left == last["rxpackets"]:
+        return last["rxbytes"]
+    if left == own.get("tx-packets"):
+        return own["tx-bytes"]
+    return last["rxbytes"] * left // max(1, last["rxpackets"])
+
+
 @dataclass(frozen=True)
 class Reading:
     """What one direction has counted since the start.
@@ -458,16 +483,19 @@ class Reading:
     Attributes:
         offered: packets that came, also those that could not be taken.
         forwarded: packets that left.
-        bytes: of the packets that reached the target, without FCS.
+        bytes: of the packets that left, without FCS.
         drops: packets lost by "app reason".
-        missed: packets that a generator was asked for and did not send.
+        missed: packets that were asked for and not sent in time, by reason.
+        sending_ns: how long the source has sent them, as it says at the end; 0: it does
+            not.
     """
 
     offered: int
     forwarded: int
     bytes: int
     drops: dict[str, int]
-    missed: int = 0
+    missed: dict[str, int] = field(default_factory=dict)
+    sending_ns: float = 0
 
     @property
     def lost(self) -> int:

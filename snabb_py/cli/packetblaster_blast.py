@@ -1,12 +1,14 @@
 """What the programs of `snabb-py packetblaster` do: send, check, report."""
 
+import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from snabb_py.apps import netdev
 from snabb_py.apps.traffic import Checker, Generator
 from snabb_py.cli.cards import parse_sim
 from snabb_py.cli.interfaces import (
@@ -16,6 +18,7 @@ from snabb_py.cli.interfaces import (
     app_drops,
     attach,
     engine_settings,
+    kernel_name,
 )
 from snabb_py.cli.packetblaster_options import Running
 from snabb_py.cli.run import (
@@ -42,7 +45,10 @@ GRACE = 0.1
 #: Counters of a Checker that a report has in any case; the others when they count.
 VERDICTS = ("lost", "reordered", "duplicated")
 LARGE_PACKETS = 1024
-SHARES = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
+#: Bytes of headers, which an MTU does not count; and what follows addresses in a frame
+#: with a tag (IEEE 802.1Q).
+ETHERNET_HEADER, WIRE_TAG, VLAN_TYPE = 14, 4, b"\x81\x00"
+SHARES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 
 
 @dataclass
@@ -211,6 +217,27 @@ def _add_receiver(
     blast.receivers.append(Receiver(word, "checker", streams, end.way_in))
 
 
+def _too_long(blast: Blast) -> Iterator[str]:
+    """Yield which interfaces of the kernel will not take the longest frames."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asks:
+        for direction in blast.directions:
+            word, source = (
+                direction.target.word,
+                blast.config.apps[direction.source_app],
+            )
+            name = kernel_name(word)
+            if not name or source.cls is not Generator:
+                continue
+            longest = max((t.frame for t in source.args["frames"]), key=len)
+            tag = WIRE_TAG if longest[12:14] == VLAN_TYPE else 0
+            mtu = netdev.mtu(asks, name)
+            if mtu is not None and len(longest) > mtu + ETHERNET_HEADER + tag:
+                yield (
+                    f"{word}: drops frames of {len(longest)} bytes without FCS: "
+                    f"its MTU is {mtu}"
+                )
+
+
 def _leave_out_unused(blast: Blast, number: int) -> None:
     """Remove what only a direction that is not there would have used."""
     config, end = blast.config, blast.ends[number]
@@ -260,9 +287,11 @@ def _verdict(
         result |= app_drops(engine, name, "drop-tx-")
     latency = checker.latency
     if any(latency):
+        # A bucket's end may lie beyond what was longest.
         result["latency_ns"] = {
-            name: percentile(latency, share) for name, share in SHARES.items()
-        }
+            name: min(percentile(latency, share), checker.longest_ns)
+            for name, share in SHARES.items()
+        } | {"max": checker.longest_ns}
     return result
 
 
@@ -284,17 +313,8 @@ def received_line(found: dict[str, Any]) -> str:
 class BlastReporter(Reporter):
     """Reports what was sent, what could not be in time, and what came back."""
 
-    def __init__(
-        self, *, as_json: bool, blast: Blast, is_stdout_taken: bool = False
-    ) -> None:
-        super().__init__(PROGRAM, as_json=as_json, is_stdout_taken=is_stdout_taken)
-        self.blast = blast
-        self.engine: Engine | None = None
-
     def show(self, look: dict[str, Any]) -> None:
         """Show how things are."""
-        if self.engine:
-            look["received"] = received(self.engine, self.blast)
         if self.as_json:
             super().show(look)
             return
@@ -303,7 +323,7 @@ class BlastReporter(Reporter):
             for d in look["directions"]
             if d["missed"]
         ]
-        more += map(received_line, look.get("received", ()))
+        more += map(received_line, look["received"])
         if self._live:
             shown = table(look, self.title)
             shown.caption = "\n".join(more)
@@ -347,8 +367,8 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
     """
     words = " ".join(end.word for end in blast.ends)
     reporter = BlastReporter(
+        PROGRAM,
         as_json=running.as_json,
-        blast=blast,
         is_stdout_taken="/dev/stdout" in words or "/dev/fd/1" in words,
     )
     try:
@@ -369,8 +389,7 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
             ) as engine,
         ):
             ending.of(engine)
-            engine.notes += notes
-            reporter.engine = engine
+            engine.notes += [*notes, *_too_long(blast)]
             summary = run(
                 engine,
                 blast.config,
@@ -380,12 +399,10 @@ def blast_away(blast: Blast, running: Running, notes: Sequence[str]) -> None:
                 interval=running.interval,
                 done=lambda: blast.is_done(engine),
                 at_end=lambda: blast.stop_sending(engine),
+                more=lambda is_last: {
+                    "received": received(engine, blast, is_last=is_last)
+                },
             )
-            for found, direction in zip(
-                summary["directions"], blast.directions, strict=True
-            ):
-                found["missed_by_reason"] = direction.missed(engine)
-            summary["received"] = received(engine, blast, is_last=True)
             apps = [running.instance for running in engine.apps.values()]
         failures = [printable(app.failure) for app in apps if app.failure]
         reporter.finish({"program": PROGRAM, **summary, "failures": failures})

@@ -2,7 +2,8 @@
 
 An expression is read, never run: it may name scapy's layers, call them with literals
 for their fields, and join them with "/". Names are not looked up, no host is asked for
-anything, and what the user leaves out is the same on every machine.
+anything, and what the user leaves out is the same on every machine. What scapy makes of
+odd values may have no end: it builds packets in a process of its own.
 """
 
 import ast
@@ -16,6 +17,7 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from snabb_py.apps.traffic import FCS_SIZE
+from snabb_py.cli.confined import confined, reason
 from snabb_py.engine.app import check_range
 from snabb_py.errors import ConfigError
 
@@ -25,6 +27,11 @@ MOST_DEPTH = 16  #: of lists, and of layers that are fields of layers
 MOST_PACKETS = 4096
 MOST_BITS = 128
 LEAST_FRAME, MOST_FRAME = 14, 10240
+LENGTH = 4  #: bytes in front of each frame that is handed back
+MOST_REPLY = MOST_PACKETS * (LENGTH + MOST_FRAME)
+MOST_DIGITS = 3  #: of a prefix's length
+#: Characters of what the user wrote that an error repeats.
+MOST_REPEATED = 40
 
 #: What layers get where nothing is said, and scapy would ask the machine's tables and
 #: the net: addresses set aside for testers (RFC 2544, appendix C; RFC 5180, 8).
@@ -77,7 +84,7 @@ def read_packets(text: str, sizes: Sequence[int] = ()) -> list[bytes]:
 
     Raises:
         ConfigError: it is anything else than layers, literals and "/"; it cannot be so
-            short.
+            short; no packet comes of it, or none within the limits of `confined`.
     """
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"packet: longer than {MOST_CHARACTERS} characters")
@@ -91,9 +98,24 @@ def read_packets(text: str, sizes: Sequence[int] = ()) -> list[bytes]:
         raise ConfigError("packet: nested too deeply") from None
     except ValueError as error:
         raise ConfigError(f"packet: {error}") from None
-    layers = _layers()
+    reply = confined(lambda: _joined(tree, sizes), "packet", MOST_REPLY)
+    return list(_frames_in(reply))
+
+
+def _joined(tree: ast.expr, sizes: Sequence[int]) -> bytes:
+    """Return all frames of an expression, each behind its length."""
+    reader = _Reader(_layers())
     with _offline():
-        return _build(_Reader(layers).packet(tree, 0), sizes)
+        frames = _build(reader.packet(tree, 0), sizes)
+    return b"".join(len(frame).to_bytes(LENGTH) + frame for frame in frames)
+
+
+def _frames_in(reply: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(reply):
+        begin = at + LENGTH
+        at = begin + int.from_bytes(reply[at:begin])
+        yield reply[begin:at]
 
 
 def _layers() -> dict[str, Any]:
@@ -151,23 +173,24 @@ def _build(packet: Any, sizes: Sequence[int]) -> list[bytes]:
     try:
         every = (_fill(one, size) for one in packet for size in sizes or [0])
         frames = list(islice(every, MOST_PACKETS + 1))
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever scapy makes of odd values
-        raise ConfigError(f"packet: scapy cannot build it: {_reason(error)}") from None
+        raise ConfigError(f"packet: scapy cannot build it: {reason(error)}") from None
+    if not frames:
+        raise ConfigError("packet: no packet comes of it")
     if len(frames) > MOST_PACKETS:
         raise ConfigError(
             f"packet: stands for more than {MOST_PACKETS}; "
             "ranges of addresses and ports are options"
         )
-    for frame in frames:
-        check_range("packet: bytes without FCS", len(frame), LEAST_FRAME, MOST_FRAME)
     return frames
 
 
 def _fill(packet: Any, size: int) -> bytes:
     """Return a packet's frame, with zeros for payload up to a size with FCS."""
     frame = bytes(packet)
+    check_range("packet: bytes without FCS", len(frame), LEAST_FRAME, MOST_FRAME)
     missing = size - FCS_SIZE - len(frame)
     if not size or not missing:
         return frame
@@ -175,11 +198,6 @@ def _fill(packet: Any, size: int) -> bytes:
         n = len(frame) + FCS_SIZE
         raise ConfigError(f"packet: {n} bytes with FCS are more than --size {size}")
     return bytes(packet / bytes(missing))
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of what scapy says."""
-    return str(error).partition("\n")[0].rstrip(":") or type(error).__name__
 
 
 class _Reader:
@@ -223,7 +241,7 @@ class _Reader:
             self._refuse(node.func)
         name = node.func.id
         if name not in self._layers:
-            self._fail(node.func, f'"{name}" is no layer of scapy')
+            self._fail(node.func, f'"{name:.{MOST_REPEATED}}" is no layer of scapy')
         cls = self._layers[name]
         values = dict(DEFAULTS.get(name, {}))
         if node.args and name in PAYLOADS:
@@ -235,12 +253,21 @@ class _Reader:
             if keyword.arg is None:
                 self._fail(keyword.value, "a star is not allowed")
             if keyword.arg not in known:
-                self._fail(keyword.value, f'{name} has no field "{keyword.arg}"')
+                field = f'"{keyword.arg:.{MOST_REPEATED}}"'
+                self._fail(keyword.value, f"{name} has no field {field}")
             value = self._value(keyword.value, depth)
-            if _is_mac(known[keyword.arg]) and not _are_macs(value):
-                self._fail(keyword.value, f"{value!r:.20} is no MAC address")
+            self._check(keyword.value, known[keyword.arg], value)
             values[keyword.arg] = value
         return self._made(node, lambda: cls(**values))
+
+    def _check(self, node: ast.expr, field: Any, value: Any) -> None:
+        """Refuse a value that scapy takes for something else, or for nothing."""
+        if _is_mac(field) and not _are_macs(value):
+            self._fail(node, f"{value!r:.20} is no MAC address")
+        if (most := _address_bits(field)) and not _are_prefixes(value, most):
+            self._fail(node, f"a prefix has 0 to {most} bits")
+        if not field.islist and _stands_for_none(value):
+            self._fail(node, f"{field.name} is empty: no packet comes of it")
 
     def _value(self, node: ast.expr, depth: int) -> Any:
         depth = self._deeper(node, depth)
@@ -269,8 +296,10 @@ class _Reader:
             return make()
         except socket.gaierror:
             self._fail(node, "an address is no address; names are not looked up")
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever scapy makes of odd values
-            raise ConfigError(f"packet: {_reason(error)}{_where(node)}") from None
+            raise ConfigError(f"packet: {reason(error)}{_where(node)}") from None
 
     def _deeper(self, node: ast.AST, depth: int) -> int:
         if depth == MOST_DEPTH:
@@ -281,7 +310,7 @@ class _Reader:
         kind = type(node).__name__
         what = CALLED.get(kind, f"{kind.lower()}")
         if isinstance(node, ast.Name):
-            what = f'the name "{node.id}"'
+            what = f'the name "{node.id:.{MOST_REPEATED}}"'
         elif isinstance(node, ast.Constant):
             what = f"{node.value!r:.20}"
         raise ConfigError(
@@ -304,6 +333,33 @@ def _are_macs(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_are_macs, value))
     return value is None or (isinstance(value, str) and bool(MAC.fullmatch(value)))
+
+
+def _address_bits(field: Any) -> int:
+    """Return the bits of the IP addresses that a field has, 0: it has none."""
+    from scapy.fields import IP6Field, IPField
+
+    kinds = {IPField: 32, IP6Field: 128}
+    inner = getattr(field, "fld", field)
+    return next((n for kind, n in kinds.items() if isinstance(inner, kind)), 0)
+
+
+def _are_prefixes(value: Any, most: int) -> bool:
+    """Return whether all prefixes among addresses have a length that there is."""
+    if isinstance(value, list):
+        return all(_are_prefixes(one, most) for one in value)
+    if not isinstance(value, str) or "/" not in value:
+        return True
+    length = value.partition("/")[2]
+    return length.isdecimal() and len(length) <= MOST_DIGITS and int(length) <= most
+
+
+def _stands_for_none(value: Any) -> bool:
+    """Return whether it is an empty list, or a range whose last is before its first."""
+    if isinstance(value, tuple):
+        is_range = len(value) == 2 and all(type(one) is int for one in value)  # noqa: PLR2004
+        return is_range and value[0] > value[1]
+    return isinstance(value, list) and all(map(_stands_for_none, value))
 
 
 def _where(node: ast.AST) -> str:

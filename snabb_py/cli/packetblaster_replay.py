@@ -135,6 +135,8 @@ def program(  # noqa: PLR0913 - the options of a program
 
     Packets go at the distances that they were captured at, as with tcpreplay. --rate
     sends them at a rate instead, and --rate max as fast as the interface takes them.
+    All are sent: after a pause up to 10 ms of it are made up for, the rest is time that
+    it takes longer, and packets due in it are counted as not sent in time.
 
     With --rate, of 10 Mbps at least, captures of up to 4096 frames stay in a card's
     ring: the card sends them round and round by itself, by its own limiter, and this

@@ -143,7 +143,8 @@ def program(  # noqa: PLR0913 - the options of a program
 
     An EXPRESSION is of layers of scapy, literals for their fields and "/". It is read
     and never run. A field with a list, a tuple (FIRST, LAST) or a prefix stands for
-    several packets, 4096 at most in all. With --size a payload of zeros fills them up.
+    several packets, 4096 at most in all; to build them may take 10 s and 512 MiB. With
+    --size a payload of zeros fills them up.
     Ranges are of the outermost header, in these packets too.
 
     Without --rate packets go as fast as the interface takes them. With it as many go as
@@ -154,7 +155,9 @@ def program(  # noqa: PLR0913 - the options of a program
 
     --stamp numbers the packets of each interface in their last 16 bytes, --latency puts
     the time there too (24). --receive IF says what came back of them: lost, reordered,
-    duplicated, and how long it took. What comes is checked down to its checksums.
+    duplicated, and how long it took: the longest time is exact, percentiles are bounds
+    of a histogram, a quarter too long at most. What comes is checked down to its
+    checksums.
 
     \b
     Examples:

@@ -116,12 +116,19 @@ class Meter:
 
     Args:
         start: when the network began, with nothing counted (time.monotonic).
+        more: counts something else; with true at the end, when workers stand still.
+            It is called before directions are read: what has come was sent before.
     """
 
     def __init__(
-        self, engine: Engine, directions: Sequence[Direction], start: float
+        self,
+        engine: Engine,
+        directions: Sequence[Direction],
+        start: float,
+        more: Callable[[bool], dict[str, Any]] = lambda _is_last: {},
     ) -> None:
         self.engine = engine
+        self._more = more
         self.directions = directions
         self.start = self._at = start
         self._first = self._last = [Reading(0, 0, 0, {}) for _ in directions]
@@ -131,13 +138,17 @@ class Meter:
 
     def look(self) -> dict[str, Any]:
         """Return the counts, with rates since the last look."""
+        more = self._more(False)
         now, readings = time.monotonic(), self._read()
         result = self._describe(readings, self._last, now - self._at)
         self._at, self._last = now, readings
-        return {"seconds": round(now - self.start, 3), "directions": result}
+        return {"seconds": round(now - self.start, 3), "directions": result, **more}
 
     def summary(self, ended: float) -> dict[str, Any]:
-        """Return the counts, with rates over the whole run until `ended`."""
+        """Return the counts, with rates over the time that packets were sent.
+
+        It is the source's where that measures it, else the whole run until `ended`.
+        """
         seconds = ended - self.start
         workers = [
             {
@@ -154,6 +165,7 @@ class Meter:
             for worker in self.engine.workers
         ]
         with self.engine.paused():
+            more = self._more(True)
             readings = self._read(is_last=True)
         apps = self.engine.apps.values()
         return {
@@ -161,6 +173,7 @@ class Meter:
             "directions": self._describe(readings, self._first, seconds),
             "modes": [printable(m) for a in apps if (m := a.instance.mode)],
             "workers": workers,
+            **more,
         }
 
     def _apps_of(self, worker: Worker) -> list[str]:
@@ -177,7 +190,6 @@ class Meter:
     def _describe(
         self, now: list[Reading], before: list[Reading], seconds: float
     ) -> list[dict[str, Any]]:
-        seconds = max(seconds, 1e-9)
         return [
             {
                 **({"task": direction.task} if direction.task else {}),
@@ -186,26 +198,31 @@ class Meter:
                 "offered": new.offered,
                 "forwarded": new.forwarded,
                 "lost": new.lost,
-                "missed": new.missed,
-                "mpps": round((new.forwarded - old.forwarded) / seconds / 1e6, 6),
-                "gbps": round(
-                    wire_gbps(
-                        new.forwarded - old.forwarded, new.bytes - old.bytes, seconds
-                    ),
-                    6,
-                ),
+                "missed": sum(new.missed.values()),
+                "missed_by_reason": new.missed,
+                **self._rates(new, old, new.sending_ns / 1e9 or seconds),
                 "drops": new.drops,
             }
             for direction, new, old in zip(self.directions, now, before, strict=True)
         ]
 
+    @staticmethod
+    def _rates(new: Reading, old: Reading, seconds: float) -> dict[str, float]:
+        """Return rates to a packet in 1000 s, and to a bit a second."""
+        seconds = max(seconds, 1e-9)
+        packets, nbytes = new.forwarded - old.forwarded, max(0, new.bytes - old.bytes)
+        return {
+            "mpps": round(packets / seconds / 1e6, 9),
+            "gbps": round(wire_gbps(packets, nbytes, seconds), 9),
+        }
+
 
 def with_unit(value: float, unit: str) -> str:
-    """Return a value with a prefix that suits it."""
+    """Return a value with a prefix that suits it, to four digits at least."""
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
+        if round(value / factor, 6) >= 1:
             return f"{value / factor:.3f} {prefix}{unit}"
-    return f"{value:.0f} {unit}"
+    return f"{round(value, 3):.4g} {unit}"
 
 
 def rates(counts: Mapping[str, Any]) -> tuple[str, str]:
@@ -344,26 +361,29 @@ def run(  # noqa: PLR0913 - what a run consists of
     interval: float,
     done: Callable[[], bool] | None = None,
     at_end: Callable[[], float] = time.monotonic,
+    more: Callable[[bool], dict[str, Any]] = lambda _is_last: {},
 ) -> dict[str, Any]:
     """Run a network to its end, with reports; return the summary.
 
     When it has ended `at_end` is called, and says when that was. Then nothing new comes
     in until what is under way has arrived, for 500 ms at most: what is missing then is
-    lost.
+    lost. For `more` see `Meter`.
     """
-    meter = Meter(engine, directions, time.monotonic())
-
-    def report() -> None:
-        reporter.show(meter.look())
-
-    timer = engine.timers.at(meter.start + interval, report, interval)
     try:
         engine.commit(config)
-        engine.main(duration=duration, done=done)
-        ended = at_end()
-        engine.drain()
-        summary = meter.summary(ended)
+        # To make the network takes time, too, in which nothing moves.
+        meter = Meter(engine, directions, engine.handed_over_at, more)
+
+        def report() -> None:
+            reporter.show(meter.look())
+
+        timer = engine.timers.at(meter.start + interval, report, interval)
+        try:
+            engine.main(duration=duration, done=done)
+            ended = at_end()
+            engine.drain()
+            return meter.summary(ended)
+        finally:
+            timer.cancel()
     finally:
-        timer.cancel()
         reporter.stop()
-    return summary

@@ -152,6 +152,25 @@ class FiniteSource(App):
         """Whether all packets have been sent."""
         raise NotImplementedError
 
+    @property
+    def sending_ns(self) -> float:
+        """How long its packets took so far, the last ones' own time too; 0: unknown."""
+        return 0
+
+
+def sending_ns(elapsed_ns: int, before: int, packets: int) -> float:
+    """Return what packets took, of what they took until the last ones began.
+
+    Args:
+        elapsed_ns: from the first packets to the last ones.
+        before: packets without the last ones.
+        packets: all.
+
+    Returns:
+        ns; 0: there are no packets but the last ones, and nobody knows.
+    """
+    return elapsed_ns * packets / before if before else 0
+
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Refuse an argument out of range.

@@ -137,6 +137,8 @@ class Engine:
         self.log = log or (lambda line: print(line, file=sys.stderr, flush=True))
         self.stop_on_error = stop_on_error
         self.started_at: float = time.monotonic()
+        #: When workers last began to take a network up.
+        self.handed_over_at = self.started_at
         self._cpus = cpus
         self._settings = {"burst": burst, "busy": busy, "breath_ns": breath_ns}
         self._apps: dict[str, RunningApp] = {}
@@ -195,6 +197,11 @@ class Engine:
     ) -> None:
         self.close()
 
+    @property
+    def is_modelled(self) -> bool:
+        """Whether the workers' time is modelled."""
+        return bool(self._settings["breath_ns"])
+
     def _add_worker(self, number: int) -> None:
         cpu = self._cpus[number] if number < len(self._cpus) else None
         worker = Worker(
@@ -235,6 +242,7 @@ class Engine:
                 while len(self._workers) <= self.nworkers:
                     self._add_worker(len(self._workers))
             change = self._build(network, actions)
+            self.handed_over_at = time.monotonic()
             try:
                 self._hand_over(change, timeout)
             except SnabbError:

@@ -7,6 +7,7 @@ frames parsed by scapy.
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -140,7 +141,10 @@ def test_a_software_card_checks_what_it_is_sent() -> None:
     (found,) = result["received"]
     assert found["packets"] == 50_000
     assert found["lost"] == found["reordered"] == found["duplicated"] == 0
-    assert 0 < found["latency_ns"]["p50"] <= found["latency_ns"]["max"]
+    times = list(found["latency_ns"].values())
+    assert list(found["latency_ns"]) == ["p50", "p99", "p999", "max"]
+    assert times[0] > 0
+    assert times == sorted(times)
 
 
 def test_what_the_card_does_not_take_is_said() -> None:
@@ -190,6 +194,66 @@ def test_the_receiver_finds_what_the_wire_did() -> None:
     assert found["packets"] == 5000 - found["lost"] + found["duplicated"]
 
 
+@pytest.mark.parametrize("seconds", ["1", "0.2"])
+def test_what_was_sent_and_missed_is_what_was_asked_for(seconds: str) -> None:
+    result = blast("synth", "null", "--rate", "2kpps", "--duration", seconds)
+    (direction,) = result["directions"]
+    sent, missed = direction["forwarded"], direction["missed"]
+    # The time that packets took, however long the program had to start and to end.
+    due = sent / direction["mpps"] / 1e6 * 2000
+    # 10 ms are made up for: 20 packets.
+    assert due - 22 <= sent + missed <= due + 2
+    assert direction["gbps"] / direction["mpps"] * 1e3 == pytest.approx(84 * 8, 1e-4)
+
+
+def test_a_report_has_nothing_received_that_is_not_sent() -> None:
+    done = snabb(
+        *("packetblaster", "synth", "sim", "--stamp", "--json", "--interval", "0.02"),
+        *("--rate", "500kpps", "--duration", "1"),
+    )
+    looks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(looks) > 2
+    for look in looks:
+        (found,), (direction,) = look["received"], look["directions"]
+        assert found["packets"] <= direction["forwarded"]
+        assert sum(direction["missed_by_reason"].values()) == direction["missed"]
+
+
+@needs_cables
+@pytest.mark.parametrize("kind", ["raw", "xdp"])
+def test_what_does_not_leave_is_no_traffic(kind: str) -> None:
+    with cables("ab") as it:
+        it.space.ip("link set va down")
+        result = it.blast("synth", f"{kind}:va", "--count", "50", "--rate", "1kpps")
+    (direction,) = result["directions"]
+    assert sum(direction["drops"].values()) == 50
+    assert direction["forwarded"] == direction["mpps"] == direction["gbps"] == 0
+
+
+@needs_cables
+def test_frames_longer_than_the_mtu_are_said_and_are_no_traffic() -> None:
+    with cables("ab") as it:
+        it.space.ip("link set va mtu 200")
+        process = it.start(
+            *("synth", "raw:va", "--size", "64,218,219", "--count", "90", "--json"),
+        )
+        output, errors = process.communicate(timeout=60)
+    (direction,) = json.loads(output.splitlines()[-1])["directions"]
+    assert errors.count("raw:va: drops frames of 215 bytes without FCS") == 1
+    assert "its MTU is 200" in errors
+    assert direction["drops"] == {"port0 drop-tx-too-long": 30}
+    assert direction["forwarded"] == 60
+    bits = direction["gbps"] / direction["mpps"] * 1e3
+    assert bits == pytest.approx((64 + 218 + 2 * 20) * 8 / 2, rel=0.01)
+
+
+def test_what_a_full_disk_does_not_take_is_no_traffic() -> None:
+    result = blast("synth", "pcap:,/dev/full", "--count", "50", status=1)
+    (direction,) = result["directions"]
+    assert direction["drops"] == {"port0-out drop-unfinished": 50}
+    assert direction["forwarded"] == direction["mpps"] == direction["gbps"] == 0
+
+
 @needs_cables
 def test_an_interface_that_vanishes_costs_no_other_anything() -> None:
     with cables("abcd") as it, it.listen("vd") as ear:
@@ -228,6 +292,19 @@ def test_captures_are_sent_as_they_are(tmp_path: Path, rate: list[str]) -> None:
     one, two = (save(tmp_path / f"{n}.pcap", FRAMES[n::2]) for n in (0, 1))
     frames = sent(tmp_path, "replay", one, two, "--loop", "3", *rate)
     assert frames == (FRAMES[::2] + FRAMES[1::2]) * 3
+
+
+def test_what_is_left_of_the_time_is_no_packet_missed(tmp_path: Path) -> None:
+    capture = save(tmp_path / "in.pcap", FRAMES[:10])
+    result = blast(
+        *("replay", capture, "null", "--loop", "1000", "--rate", "100kpps"),
+    )
+    (direction,) = result["directions"]
+    assert direction["forwarded"] == 10_000
+    assert sum(direction["missed_by_reason"].values()) == direction["missed"]
+    # Each of them came all the same, and made it last longer.
+    due = 10_000 / direction["mpps"] / 1e6 * 100e3
+    assert due - 1002 <= 10_000 + direction["missed"] <= due + 2
 
 
 @needs_cables
@@ -380,6 +457,28 @@ def test_the_lwaftr_takes_them_and_stamps_survive_its_tunnels(
 
 
 # -- what is refused -------------------------------------------------------------
+
+
+def test_a_packet_without_end_can_be_interrupted() -> None:
+    text = "Ether()/RTPSSubMessage_INFO_TS(submessageFlags=-1)"
+    process = subprocess.Popen(
+        [*SNABB, "packetblaster", "synth", "null", "--packet", text],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 30
+        while not (child := children.read_text().strip()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=9)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_a_large_capture_is_not_loaded(tmp_path: Path) -> None:

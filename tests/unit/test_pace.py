@@ -14,7 +14,7 @@ from snabb_py.apps.pace import Pace
 from snabb_py.errors import ConfigError
 from tests.harness import Harness
 
-MS = 10**6
+US, MS = 1000, 10**6
 
 
 def numbered(sizes: list[int]) -> list[bytes]:
@@ -68,7 +68,46 @@ def test_what_is_late_is_made_up_for_up_to_a_limit() -> None:
         h.send(numbered([60] * 500))
         h.breathe(1)
         assert len(h.received()) == pytest.approx(100, abs=2)
-        assert h.counters["missed-late"] == pytest.approx(900, abs=2)
+        for _ in range(5):
+            h.breathe(99 * US)
+        assert len(h.received()) == pytest.approx(400, abs=2)
+        # All of them had been due in the 900 us that are not made up for.
+        assert h.counters["missed-late"] == 500
+        h.send(numbered([60] * 1000))
+        h.breathe(400 * US)  # and 95 before: 100 are made up for, 395 lost
+        for _ in range(10):
+            h.breathe(99 * US)
+        assert len(h.received()) == 1000
+        assert h.counters["missed-late"] == pytest.approx(900 + 395, abs=3)
+
+
+def test_time_in_which_nothing_is_left_to_send_is_nobodys() -> None:
+    app = Pace(rate_pps=1e6, count=1000)
+    with Harness(app, small=2048) as h:
+        h.send(numbered([60] * 1000))
+        for _ in range(101):
+            h.breathe(10 * US)
+        assert len(h.received()) == 1000
+        h.breathe(1000 * MS)
+        assert "missed-late" not in h.counters
+        assert app.sending_ns == pytest.approx(MS, rel=1e-2)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 50), st.integers(1, 500 * 1000)),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_no_more_are_late_than_have_passed(steps: list[tuple[int, int]]) -> None:
+    passed = 0
+    with Harness(Pace(rate_pps=1e5, catch_up_us=50), small=2500) as h:
+        for packets, step in steps:
+            h.send(numbered([60] * packets))
+            h.breathe(step)
+            passed += len(h.received())
+            assert h.counters.get("missed-late", 0) <= passed
 
 
 def test_without_a_rate_all_pass_up_to_the_count() -> None:

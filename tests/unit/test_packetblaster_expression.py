@@ -1,6 +1,9 @@
 """Scapy expressions: read as scapy would run them, and nothing else is."""
 
+import os
+import signal
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from snabb_py.cli import confined
 from snabb_py.cli.packetblaster_expression import read_packets
 from snabb_py.errors import ConfigError
 
@@ -131,13 +135,73 @@ FOREIGN = 'only layers of scapy, literals for their fields, and "/" are'
         ("Ether()/" * 1_000 + "Ether()", "more than 64 layers|nested too deeply"),
         ("x" * 10_000_000, "longer than 16384 characters"),
         ("Ether()/Raw(load='" + "x" * 11_000 + "')", "bytes without FCS"),
+        ("Ether()/IP(dst='0.0.0.0/0')/UDP(sport=[])", "sport is empty"),
+        ("Ether()/IPv6(dst='::/0')/UDP(sport=(9,1))", "sport is empty"),
+        ("Ether()/IP(id=[])", "id is empty: no packet comes of it, at character 15"),
+        ("Ether()/IP(id=[(5,1),[]])", "id is empty"),
+        ("Ether()/IP(id=(1,5,-1))", "no packet comes of it"),
+        ("Ether()/IP(dst='1.2.3.4/99')", "a prefix has 0 to 32 bits, at character 16"),
+        ("Ether()/IP(dst=['1.2.3.4/-1'])", "a prefix has 0 to 32 bits"),
+        ("Ether()/IPv6(dst='::/129')", "a prefix has 0 to 128 bits"),
+        ("Ether()/AD_AND_OR(elements=5000000000)", "takes more than 512 MiB"),
+        ("Ether()/KDCDHKeyInfo(subjectPublicKey=5000000000)", "more than 512 MiB"),
+        (r"Ether()/'\ud800'", "surrogates not allowed"),
+        ("Ether()/EIR_AdvertisingInterval()", "recursion"),
+        ("Ether()/CMS_ContentInfo(contentType=16777216)", "recursion"),
+        ("Ether()/RadiusAttr_Vendor_Specific(vendor_id=[])", "vendor_id is empty"),
+        ("Ether()/ASN1P_OID(oid=70000)", r"\.\.\.$"),
+        (f"Ether()/{'x' * 10_000}()", '"x{40}" is no layer'),
+        (f"Ether()/IP({'x' * 10_000}=1)", 'no field "x{40}"'),
+        (f"Ether()/IP(id={'x' * 10_000})", 'the name "x{40}"'),
     ],
 )  # fmt: skip
 def test_what_is_none_is_refused_by_name(text: str, wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong) as caught:
         read_packets(text)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
     assert str(caught.value).startswith("packet: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ether()/RTPSSubMessage_INFO_TS(submessageFlags=-1)",
+        "Ether()/IP(dst='0.0.0.0/0')/UDP(sport=(1,5,-1))",
+    ],
+)
+def test_what_has_no_end_is_ended(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "MOST_SECONDS", 1)
+    with pytest.raises(ConfigError, match="building it takes more than 1 s"):
+        read_packets(text)
+
+
+def test_what_waits_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "MOST_WAIT", 0.1)
+
+    def wait() -> bytes:
+        time.sleep(600)
+        return b""
+
+    with pytest.raises(ConfigError, match="building it takes more than"):
+        confined.confined(wait, "packet", 1)
+
+
+def test_a_reply_has_a_limit() -> None:
+    assert confined.confined(lambda: bytes(1 << 20), "packet", 1 << 20) == bytes(
+        1 << 20
+    )
+    with pytest.raises(ConfigError, match="more than 1 MiB come of it"):
+        confined.confined(lambda: bytes((1 << 20) + 1), "packet", 1 << 20)
+
+
+def test_a_crash_is_the_childs_alone() -> None:
+    def crash() -> bytes:
+        os.kill(os.getpid(), signal.SIGSYS)
+        return b""
+
+    with pytest.raises(ConfigError, match="building it fails: Bad system call"):
+        confined.confined(crash, "packet", 1)
 
 
 @settings(max_examples=300)

@@ -530,6 +530,7 @@ def test_a_count_and_a_time_are_those_of_the_stream(rate: dict[str, Any]) -> Non
         # From the first turn to that of the last packet, whatever time goes by then.
         due = 1000 * next_one.config.mean
         assert next_one.elapsed_ns == pytest.approx(due, abs=10 * US)
+        assert next_one.sending_ns == pytest.approx(due, abs=20 * US)
         # Nothing is due while all have been sent: the next one begins without credit.
         become(h, Generator(frames, stream=3, **rate))
         assert len(run(h, MS, 10 * US)) == pytest.approx(
@@ -918,6 +919,7 @@ def test_latency() -> None:
         assert sum(counts) == 6
         assert percentile(counts, 0.5) == 1
         assert percentile(counts, 1) == pytest.approx(5e9, rel=0.2)
+        assert h.app.longest_ns == 5 * 10**9  # type: ignore[attr-defined]
         h.send(generate(3, udp_frames(), stream=1))
         h.breathe()
         assert sum(h.app.latency) == 6  # type: ignore[attr-defined]
