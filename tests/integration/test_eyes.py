@@ -86,6 +86,17 @@ def test_ps_tells_who_is_who(laboratory: Lab, name: str) -> None:
     assert str(running.instance.pid) not in snabb("ps").stdout
 
 
+@pytest.mark.need("xdp")
+def test_a_queue_of_an_interface_is_shown(laboratory: Lab) -> None:
+    running = laboratory.start("forward", "xdp:x1", "raw:y1", "--bidir")
+    laboratory.feed(300)
+    settle(running, "rx-packets", 300)
+    shown_by_ps = ps(running.instance.pid)["interfaces"]
+    assert shown_by_ps == {"a": "xdp:x1,queue=0", "b": "raw:y1"}
+    flows = {one["interface"]: one for one in top(running.instance.pid)["interfaces"]}
+    assert flows["xdp:x1,queue=0"]["in"]["packets"] == 300
+
+
 def test_top_of_forward_is_its_summary(laboratory: Lab) -> None:
     running = laboratory.start("forward")
     laboratory.feed(300, FRAME + bytes(940))
