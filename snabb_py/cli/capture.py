@@ -7,7 +7,6 @@ is wrong with it is our trouble alone.
 
 import contextlib
 import errno
-import json
 import math
 import os
 import re
@@ -22,13 +21,13 @@ import click
 
 from snabb_py._native import lib
 from snabb_py.apps.pcap import pcapng_blocks
-from snabb_py.cli.ps import complain
+from snabb_py.cli.ps import complain, shown
 from snabb_py.cli.stop import Stop
 from snabb_py.cli.usage import Number, Whole
 from snabb_py.engine.bpf import compile_expression
 from snabb_py.engine.capture import CaptureReader
-from snabb_py.engine.control import PATIENCE
-from snabb_py.engine.instances import Instance, find_one
+from snabb_py.engine.control import CHUNK, AnswerError, Client
+from snabb_py.engine.instances import PATIENCE, Instance, find_one
 from snabb_py.errors import WRITE_HINTS, ConfigError, DeviceError
 
 #: Seconds between two looks while packets come, and the longest.
@@ -70,37 +69,20 @@ class Connection:
     """
 
     def __init__(self, instance: Instance, **request: Any) -> None:
-        self._path = instance.control
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(PATIENCE)
+        self._client = Client(instance.control, PATIENCE)
+        self._socket = self._client.socket
         try:
-            self._socket.connect(str(self._path))
-            line = json.dumps({"verb": "capture", **request})
-            self._socket.sendall(line.encode() + b"\n")
-            self.link, self.reader = self._receive()
-            self._socket.setblocking(False)
-        except OSError as error:
-            self._socket.close()
-            number = error.errno or errno.ETIMEDOUT
-            raise DeviceError(f"ask {self._path}", number) from None
+            answer = self._client.ask("capture", **request)
+            try:
+                self.link = shown(answer["link"])
+                (fd,) = self._client.fds
+                self.reader = CaptureReader(fd)
+            except (LookupError, TypeError, ValueError, OSError):
+                raise AnswerError(instance.control, "no capture") from None
         except BaseException:
-            self._socket.close()
+            self._client.close()
             raise
-
-    def _receive(self) -> tuple[str, CaptureReader]:
-        data, fds, _, _ = socket.recv_fds(self._socket, 65536, 1)
-        with contextlib.ExitStack() as stack:
-            for fd in fds:
-                stack.callback(os.close, fd)
-            while not data.endswith(b"\n"):
-                more = self._socket.recv(65536)
-                if not more:
-                    raise ConfigError(f"{self._path}: no answer")
-                data += more
-            reply = json.loads(data)
-            if not reply["ok"]:
-                raise ConfigError(reply["error"])
-            return reply["result"]["link"], CaptureReader(fds[0])
+        self._socket.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when the instance has ended."""
@@ -110,7 +92,7 @@ class Connection:
     def is_lost(self) -> bool:
         """Whether the instance has ended."""
         with contextlib.suppress(BlockingIOError):
-            return not self._socket.recv(1, socket.MSG_PEEK)
+            return not self._socket.recv(CHUNK)
         return False
 
     def end(self) -> None:
@@ -122,7 +104,7 @@ class Connection:
 
     def close(self) -> None:
         """Close it; the capture ends, if it has not."""
-        self._socket.close()
+        self._client.close()
 
 
 class File:
