@@ -13,7 +13,6 @@ import re
 import select
 import socket
 import stat
-import struct
 import time
 from typing import Any
 
@@ -108,7 +107,7 @@ class Connection:
 
 
 class File:
-    """The file that is written, of whole blocks.
+    """The file that is written.
 
     Args:
         path: "-" is stdout.
@@ -116,9 +115,14 @@ class File:
     Raises:
         DeviceError: it cannot be opened.
         ConfigError: it is a terminal.
+
+    Attributes:
+        size: bytes that were written.
+        packets: that are in it, whole.
     """
 
     def __init__(self, path: str) -> None:
+        self.size = self.packets = 0
         self.path = "stdout" if path == "-" else path
         # Not blocking: a pipe that nobody reads is an error, not a reason to wait.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
@@ -135,22 +139,33 @@ class File:
             )
         self._is_regular = stat.S_ISREG(os.fstat(self.fd).st_mode)
 
+    def begin(self, link: str, stop: Stop) -> None:
+        """Write the header, or nothing of it.
+
+        Raises:
+            BrokenPipeError, DeviceError: as `write`.
+        """
+        try:
+            self.write(memoryview(header(link)), stop)
+        except BaseException:
+            self.cut_off(self.size)
+            raise
+
     def write(self, piece: memoryview, stop: Stop) -> None:
-        """Write whole blocks.
+        """Write bytes.
 
         Raises:
             BrokenPipeError: nobody reads the pipe any more.
-            DeviceError: not all could be written; what has been is whole blocks.
+            DeviceError: not all could be written; `size` says how many.
         """
-        done, most = 0, len(piece) if self._is_regular else PIPE_BUF
+        end, most = self.size + len(piece), len(piece) if self._is_regular else PIPE_BUF
         try:
-            while done < len(piece):
+            while left := end - self.size:
                 self._wait_for_room(stop)
-                done += os.write(self.fd, piece[done : done + most])
+                self.size += os.write(self.fd, piece[-left:][:most])
         except BrokenPipeError:
             raise
         except OSError as error:
-            self._cut_off(done - whole(piece[:done]))
             raise DeviceError(f"write {self.path}", error.errno or 0) from None
 
     def _wait_for_room(self, stop: Stop) -> None:
@@ -167,7 +182,8 @@ class File:
                 hint = "its reader is too slow"
                 raise DeviceError(f"write {self.path}", errno.ETIMEDOUT, hint)
 
-    def _cut_off(self, nbytes: int) -> None:
+    def cut_off(self, nbytes: int) -> None:
+        """Take the last bytes away again, where that can be."""
         if nbytes and self._is_regular:
             with contextlib.suppress(OSError):
                 os.ftruncate(self.fd, os.lseek(self.fd, 0, os.SEEK_CUR) - nbytes)
@@ -182,15 +198,23 @@ def header(link: str) -> bytes:
     return pcapng_blocks(link[:LONGEST_NAME], lib.PCAP_MAX_SNAPLEN)
 
 
-def whole(data: memoryview) -> int:
-    """Return how many bytes of data are whole blocks."""
-    at = 0
-    while at + 8 <= len(data):
-        (size,) = struct.unpack_from("<I", data, at + 4)
-        if at + size > len(data):
-            break
-        at += size
-    return at
+def copy(reader: CaptureReader, file: File, stop: Stop) -> bool:
+    """Write what has come; return whether anything has.
+
+    Raises:
+        BrokenPipeError, DeviceError: as `File.write`; the file ends with a packet.
+    """
+    begin = file.size
+    try:
+        for piece in reader.pieces():
+            file.write(piece, stop)
+    finally:
+        written = file.size - begin
+        packets, nbytes = reader.whole(written)
+        file.packets += packets
+        file.cut_off(written - nbytes)
+    reader.release()
+    return written > 0
 
 
 def run(connection: Connection, file: File, stop: Stop, duration: float) -> str:
@@ -208,11 +232,7 @@ def run(connection: Connection, file: File, stop: Stop, duration: float) -> str:
         ended = reader.ended
         if is_over:
             connection.end()
-        has_come = False
-        for piece in reader.pieces():
-            has_come = True
-            file.write(piece, stop)
-        reader.release()
+        has_come = copy(reader, file, stop)
         if ended == lib.CAPTURE_GONE:
             why = f'link "{connection.link}" is gone'
         elif is_lost:
@@ -253,9 +273,9 @@ def program(  # noqa: PLR0913 - the options of a program
     tcpdump has it; without one, everything is copied.
 
     The instance waits for nothing: what comes faster than it can be written is not in
-    the file, and the number of those packets is said at the end. Its network stays as
-    it is. Packets are as they are on the link: unfinished checksums are unfinished, and
-    super-frames whole.
+    the file; at the end it is said how many packets are, and how many are not. Its
+    network stays as it is. Packets are as they are on the link: unfinished checksums
+    are unfinished, and super-frames whole.
 
     \b
     Examples:
@@ -276,17 +296,21 @@ def program(  # noqa: PLR0913 - the options of a program
                 f'--max-size: "{max_size}" is too small: the header takes {most} bytes'
             )
         request["bytes"] = max_size - most
+    instance = find_one(pid)
+    with contextlib.closing(instance.open_counters()) as counters:
+        name = counters.program
     with (
         Stop() as stop,
-        contextlib.closing(Connection(find_one(pid), **request)) as connection,
+        contextlib.closing(Connection(instance, **request)) as connection,
         contextlib.closing(File(path)) as file,
     ):
         reader = connection.reader
-        file.write(memoryview(header(connection.link)), stop)
+        complain(f"capturing on {connection.link} of {pid} ({name}), to {file.path}")
         try:
+            file.begin(connection.link, stop)
             why = run(connection, file, stop, duration)
         finally:
             lost = f", {reader.lost} lost: too slow" if reader.lost else ""
-            complain(f"{connection.link}: {reader.packets} packets{lost}")
+            complain(f"{connection.link}: {file.packets} packets{lost}")
     if why:
         complain(why)
