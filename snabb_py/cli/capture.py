@@ -305,9 +305,9 @@ def program(  # noqa: PLR0913 - the options of a program
         contextlib.closing(File(path)) as file,
     ):
         reader = connection.reader
+        file.begin(connection.link, stop)
         complain(f"capturing on {connection.link} of {pid} ({name}), to {file.path}")
         try:
-            file.begin(connection.link, stop)
             why = run(connection, file, stop, duration)
         finally:
             lost = f", {reader.lost} lost: too slow" if reader.lost else ""
