@@ -100,8 +100,8 @@ class Lab:
         self._nets: list[Namespace] = []
         (directory / "ports.toml").write_text(toml(port("A", MAC)))
 
-    def start(self, name: str) -> Running:
-        """Return a program of `COMMANDS`, running in a namespace of its own."""
+    def start(self, name: str, *command: str) -> Running:
+        """Return a program of `COMMANDS`, or another, in a namespace of its own."""
         net = Namespace()
         self._stack.callback(net.close)
         net("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
@@ -109,7 +109,8 @@ class Lab:
             net.ip(f"link add {cable}0 type veth peer name {cable}1")
             net.ip(f"link set {cable}0 up\nlink set {cable}1 up")
         self._nets.append(net)
-        running = Running(net, COMMANDS[name], self._directory)
+        words = [name, *command] if command else COMMANDS[name]
+        running = Running(net, words, self._directory)
         self._stack.callback(running.kill)
         return running
 

@@ -50,6 +50,7 @@ class MadeUpHost(Host):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self.managed: set[int] = set()  #: interrupts that the kernel alone moves
         self._make_memory()
         self._make_process()
         self._make_cpus()
@@ -60,6 +61,10 @@ class MadeUpHost(Host):
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
+
+    def is_managed(self, interrupt: int) -> bool:
+        """See `Host`."""
+        return interrupt in self.managed
 
     def remove(self, name: str) -> None:
         """Let there be no such file."""
@@ -123,6 +128,7 @@ class MadeUpHost(Host):
                 self._make_cpu(cpu)
         (self.root / "proc/irq/44/eth0-rx-0").mkdir(parents=True)
         self.write("proc/irq/44/effective_affinity_list", "0")
+        self.write("proc/irq/44/smp_affinity_list", "0-7")
 
     def _make_cpu(self, cpu: int) -> None:
         directory = f"{CPU}/cpu{cpu}"

@@ -1,14 +1,18 @@
 /* The head of dist/snabb-py: unpacks what follows it into a cache, once, and runs that.
  *
- *     launcher (this, linked statically) | a tar archive, compressed by zstd | trailer
+ *     launcher (this, linked statically) | a tar archive, compressed by zstd |
+ *     the archive's files with their sizes | trailer
  *
- * The cache is one directory for each content, $XDG_CACHE_HOME/snabb-py/HASH (or
- * ~/.cache, or /var/tmp/snabb-py-UID/HASH where neither is known). What runs out of it
- * holds a shared lock on it. One at a time unpacks, beside it, and renames, so a
- * directory with such a name is whole whenever a process was killed; and removes what
- * nobody has locked: what other versions and the killed have left.
+ * The cache is one directory for each content, $XDG_CACHE_HOME/snabb-py/unpacked/HASH
+ * (or in ~/.cache, or in /var/tmp/snabb-py-UID where there is no home of ours: root
+ * leaves nothing in a user's). What runs out of it holds a shared lock on it. One at a
+ * time unpacks, beside it, and renames, so a directory with such a name is whole
+ * whenever a process was killed; and removes what nobody has locked: what other versions
+ * and the killed have left. Files get a time of their own: what was written to later, or
+ * is missing, is unpacked anew.
  *
- * Nobody else's files are run: each directory must be ours, and closed to others. */
+ * Nobody else's files are run: each directory must be ours, `snabb-py` closed to others
+ * who would write, `unpacked` and what is in it closed to all others. */
 
 #define _GNU_SOURCE
 
@@ -31,13 +35,19 @@
 
 #define PROGRAM "snabb-py"
 #define MAGIC "SNABBPY1"
+/* Of the directory in it that nobody but us has anything in. */
+#define UNPACKED "/unpacked"
 #define UNFINISHED ".unpacking-"
+#define DAMAGED ".damaged-"
+/* When all that is unpacked was written: 2000-01-01, which every file system can say. */
+#define UNTOUCHED 946684800
 /* Of the path of all caches, so that what is put behind it fits. */
 #define MAX_CACHES (PATH_MAX - 512)
 
 /* At the end of the file; little-endian, as all machines that we run on. */
 struct trailer {
-    uint64_t size;  /* bytes of the archive, which ends where this begins */
+    uint64_t size;          /* bytes of the archive */
+    uint64_t manifest_size; /* of the manifest between the archive and this */
     char hash[64];  /* of the archive: SHA-256 in hexadecimal, the cache's name */
     char magic[8];
 };
@@ -60,14 +70,9 @@ static _Noreturn void fail_at(const char *step, const char *path)
 
 /* ---- the cache ----------------------------------------------------------- */
 
-static bool is_ours(const struct stat *status)
-{
-    return S_ISDIR(status->st_mode) && status->st_uid == geteuid() &&
-           !(status->st_mode & 077);
-}
-
-/* Open a directory that must be ours, -1: there is none. */
-static int open_ours(const char *path)
+/* Open a directory that must be ours, -1: there is none. Refuse one with any of some
+ * permissions that others might have. */
+static int open_ours(const char *path, mode_t refused)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (fd < 0 && errno == ENOENT)
@@ -75,20 +80,48 @@ static int open_ours(const char *path)
     struct stat status;
     if (fd < 0 || fstat(fd, &status))
         fail_at("open", path);
-    if (!is_ours(&status))
-        fail("%s belongs to user %u with mode %04o, not to user %u with mode 0700: "
-             "not used", path, status.st_uid, status.st_mode & 07777, geteuid());
+    if (status.st_uid != geteuid())
+        fail("%s belongs to user %u, not to user %u: not used; XDG_CACHE_HOME=DIR names "
+             "another place", path, status.st_uid, geteuid());
+    if (status.st_mode & refused)
+        fail("%s has mode %04o, others may change or see it: not used; `chmod 700 %s`, "
+             "or XDG_CACHE_HOME=DIR names another place", path,
+             status.st_mode & 07777, path);
     return fd;
+}
+
+static void make(const char *path)
+{
+    if (mkdir(path, 0700) && errno != EEXIST)
+        fail_at("make", path);
 }
 
 static void make_parents(char *path)
 {
     for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
-        if (mkdir(path, 0700) && errno != EEXIST)
-            fail_at("make", path);
+        make(path);
         *slash = '/';
     }
+}
+
+/* Whether a path, or what it would be made in, belongs to a user that is not us. */
+static bool is_another_user_s(const char *path)
+{
+    char above[PATH_MAX];
+    snprintf(above, sizeof(above), "%s", path);
+    struct stat status;
+    for (char *slash; stat(above, &status); *slash = '\0')
+        if (!(slash = strrchr(above, '/')) || slash == above)
+            return false;
+    return status.st_uid && status.st_uid != geteuid();
+}
+
+static bool is_our_home(const char *path)
+{
+    struct stat status;
+    return path[0] == '/' && !stat(path, &status) && S_ISDIR(status.st_mode) &&
+           status.st_uid == geteuid();
 }
 
 /* Write the path of all our caches, which is made if it is not there, and open it. */
@@ -96,34 +129,75 @@ static int find_caches(char path[MAX_CACHES])
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int length;
-    if (cache && cache[0] == '/')
+    if (cache && cache[0] == '/' && (geteuid() || !is_another_user_s(cache)))
         length = snprintf(path, MAX_CACHES, "%s/" PROGRAM, cache);
-    else if (home && home[0] == '/' && home[1])
+    else if (home && home[1] && is_our_home(home))
         length = snprintf(path, MAX_CACHES, "%s/.cache/" PROGRAM, home);
     else
         length = snprintf(path, MAX_CACHES, "/var/tmp/" PROGRAM "-%u", geteuid());
-    if (length >= MAX_CACHES)
+    if (length >= MAX_CACHES - (int)sizeof(UNPACKED))
         fail("the path of the cache is too long");
     make_parents(path);
-    if (mkdir(path, 0700) && errno != EEXIST)
-        fail_at("make", path);
-    return open_ours(path);
+    make(path);
+    /* Others of our programs have their things here, too. */
+    close(open_ours(path, 022));
+    strcat(path, UNPACKED);
+    make(path);
+    return open_ours(path, 077);
 }
 
-/* Lock an unpacked directory as long as this process lives, and what it becomes. */
-static bool hold(const char *path)
+/* Whether nobody has written to what was unpacked.
+ * manifest: of each file "SIZE NAME", and a 0 behind it; as many bytes of it. */
+static bool is_whole(int directory, const char *manifest, size_t size)
 {
-    int fd = open_ours(path);
+    for (const char *entry = manifest; entry < manifest + size;
+         entry += strlen(entry) + 1) {
+        char *name;
+        unsigned long long length = strtoull(entry, &name, 10);
+        struct stat status;
+        if (fstatat(directory, name + 1, &status, AT_SYMLINK_NOFOLLOW) ||
+            (unsigned long long)status.st_size != length ||
+            status.st_mtim.tv_sec != UNTOUCHED)
+            return false;
+    }
+    return true;
+}
+
+/* Lock an unpacked directory as long as this process lives, and what it becomes; -1: it
+ * is not there. */
+static int hold(const char *path)
+{
+    int fd = open_ours(path, 077);
     if (fd < 0)
-        return false;
+        return -1;
     struct stat held, now;
     if (flock(fd, LOCK_SH) || fstat(fd, &held))
         fail_at("lock", path);
     /* Someone may have removed it before it was locked. */
     if (!lstat(path, &now) && now.st_ino == held.st_ino && now.st_dev == held.st_dev)
-        return true;
+        return fd;
     close(fd);
+    return -1;
+}
+
+/* The same for one that is whole. */
+static bool hold_whole(const char *path, const char *manifest, size_t size)
+{
+    int fd = hold(path);
+    if (fd >= 0 && is_whole(fd, manifest, size))
+        return true;
+    if (fd >= 0)
+        close(fd);
     return false;
+}
+
+/* Get a damaged one out of the way; who runs out of it keeps it. */
+static void put_aside(const char *caches, const char *path)
+{
+    char aside[PATH_MAX];
+    snprintf(aside, sizeof(aside), "%s/" DAMAGED "%d", caches, getpid());
+    if (rename(path, aside) && errno != ENOENT)
+        fail_at("rename", path);
 }
 
 static int remove_entry(const char *path, const struct stat *status, int kind,
@@ -246,6 +320,9 @@ static bool take_entry(struct archive *archive, int directory)
             error = close(fd);
         }
     }
+    const struct timespec times[2] = {{UNTOUCHED, 0}, {UNTOUCHED, 0}};
+    if (!error && header.kind != '5')
+        error = utimensat(directory, name, times, AT_SYMLINK_NOFOLLOW);
     if (error)
         fail_at("unpack", name);
     return true;
@@ -274,7 +351,7 @@ static void unpack(int self, const struct trailer *trailer, uint64_t begin,
     if (mkdir(unfinished, 0700))
         fail_at("make", unfinished);
     atexit(remove_unfinished);
-    int directory = open_ours(unfinished);
+    int directory = open_ours(unfinished, 077);
     if (directory < 0)
         fail_at("open", unfinished);
     while (take_entry(&archive, directory))
@@ -294,10 +371,23 @@ static uint64_t find_archive(int self, struct trailer *trailer)
     if (fstat(self, &status) || status.st_size < (off_t)sizeof(*trailer) ||
         pread(self, trailer, sizeof(*trailer), status.st_size - (off_t)sizeof(*trailer)) !=
             sizeof(*trailer) ||
-        memcmp(trailer->magic, MAGIC, sizeof(trailer->magic)) ||
-        trailer->size > (uint64_t)status.st_size - sizeof(*trailer))
+        memcmp(trailer->magic, MAGIC, sizeof(trailer->magic)))
         fail("this file is damaged: what it should run is not at its end");
-    return (uint64_t)status.st_size - sizeof(*trailer) - trailer->size;
+    uint64_t size = (uint64_t)status.st_size - sizeof(*trailer);
+    if (trailer->size > size || trailer->manifest_size > size - trailer->size)
+        fail("this file is damaged: it is shorter than it says");
+    return size - trailer->manifest_size - trailer->size;
+}
+
+/* Return the manifest; see `is_whole`. */
+static char *read_manifest(int self, const struct trailer *trailer, uint64_t begin)
+{
+    size_t size = trailer->manifest_size;
+    char *manifest = calloc(1, size + 1);
+    if (!manifest ||
+        pread(self, manifest, size, (off_t)(begin + trailer->size)) != (ssize_t)size)
+        fail("cannot read the manifest: %s", strerror(errno));
+    return manifest;
 }
 
 int main(int count, char **arguments)
@@ -311,21 +401,26 @@ int main(int count, char **arguments)
         fail("cannot open /proc/self/exe: %s; is /proc mounted?", strerror(errno));
     struct trailer trailer;
     uint64_t begin = find_archive(self, &trailer);
+    char *manifest = read_manifest(self, &trailer, begin);
     char caches[MAX_CACHES], path[MAX_CACHES + 80], program[PATH_MAX];
+    mode_t mask = umask(077); /* what we make is as we say, whatever the user's is */
     int all = find_caches(caches);
     snprintf(path, sizeof(path), "%s/%.64s", caches, trailer.hash);
-    if (!hold(path)) {
+    if (!hold_whole(path, manifest, trailer.manifest_size)) {
         if (all < 0 || flock(all, LOCK_EX))
             fail_at("lock", caches);
         /* Someone else may have been quicker. */
-        if (!hold(path)) {
+        if (!hold_whole(path, manifest, trailer.manifest_size)) {
+            put_aside(caches, path);
             sweep(caches);
             unpack(self, &trailer, begin, caches, path);
-            if (!hold(path))
+            if (hold(path) < 0)
                 fail("%s was removed at once", path);
         }
     }
     close(all);
+    free(manifest);
+    umask(mask);
     snprintf(program, sizeof(program), "%s/" PROGRAM, path);
     execv(program, arguments);
     fail_at("run", program);

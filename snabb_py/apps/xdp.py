@@ -71,13 +71,18 @@ class Xdp(App):
         self.ifname = ifname
         self.queue = queue
 
+    @property
+    def outside(self) -> str:
+        """The interface, and its queue."""
+        return f"xdp:{self.ifname},queue={self.queue}"
+
     def open(self, resources: Resources) -> None:
         """Borrow the interface and the queue's socket."""
         interface = resources.borrow(
             f"xdp:{self.ifname}", lambda: XdpInterface(self.ifname), shared=True
         )
         self.socket = resources.borrow(
-            f"xdp:{self.ifname},queue={self.queue}",
+            self.outside,
             lambda: XdpSocket(interface, self.queue, resources.pool, resources.memory),
         )
         self.state = self.socket.state

@@ -7,14 +7,12 @@ is wrong with it is our trouble alone.
 
 import contextlib
 import errno
-import json
 import math
 import os
 import re
 import select
 import socket
 import stat
-import struct
 import time
 from typing import Any
 
@@ -22,13 +20,13 @@ import click
 
 from snabb_py._native import lib
 from snabb_py.apps.pcap import pcapng_blocks
-from snabb_py.cli.ps import complain
+from snabb_py.cli.ps import complain, shown
 from snabb_py.cli.stop import Stop
 from snabb_py.cli.usage import Number, Whole
 from snabb_py.engine.bpf import compile_expression
 from snabb_py.engine.capture import CaptureReader
-from snabb_py.engine.control import PATIENCE
-from snabb_py.engine.instances import Instance, find_one
+from snabb_py.engine.control import CHUNK, AnswerError, Client
+from snabb_py.engine.instances import PATIENCE, Instance, find_one
 from snabb_py.errors import WRITE_HINTS, ConfigError, DeviceError
 
 #: Seconds between two looks while packets come, and the longest.
@@ -70,37 +68,20 @@ class Connection:
     """
 
     def __init__(self, instance: Instance, **request: Any) -> None:
-        self._path = instance.control
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(PATIENCE)
+        self._client = Client(instance.control, PATIENCE)
+        self._socket = self._client.socket
         try:
-            self._socket.connect(str(self._path))
-            line = json.dumps({"verb": "capture", **request})
-            self._socket.sendall(line.encode() + b"\n")
-            self.link, self.reader = self._receive()
-            self._socket.setblocking(False)
-        except OSError as error:
-            self._socket.close()
-            number = error.errno or errno.ETIMEDOUT
-            raise DeviceError(f"ask {self._path}", number) from None
+            answer = self._client.ask("capture", **request)
+            try:
+                self.link = shown(answer["link"])
+                (fd,) = self._client.fds
+                self.reader = CaptureReader(fd)
+            except (LookupError, TypeError, ValueError, OSError):
+                raise AnswerError(instance.control, "no capture") from None
         except BaseException:
-            self._socket.close()
+            self._client.close()
             raise
-
-    def _receive(self) -> tuple[str, CaptureReader]:
-        data, fds, _, _ = socket.recv_fds(self._socket, 65536, 1)
-        with contextlib.ExitStack() as stack:
-            for fd in fds:
-                stack.callback(os.close, fd)
-            while not data.endswith(b"\n"):
-                more = self._socket.recv(65536)
-                if not more:
-                    raise ConfigError(f"{self._path}: no answer")
-                data += more
-            reply = json.loads(data)
-            if not reply["ok"]:
-                raise ConfigError(reply["error"])
-            return reply["result"]["link"], CaptureReader(fds[0])
+        self._socket.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when the instance has ended."""
@@ -110,7 +91,7 @@ class Connection:
     def is_lost(self) -> bool:
         """Whether the instance has ended."""
         with contextlib.suppress(BlockingIOError):
-            return not self._socket.recv(1, socket.MSG_PEEK)
+            return not self._socket.recv(CHUNK)
         return False
 
     def end(self) -> None:
@@ -122,11 +103,11 @@ class Connection:
 
     def close(self) -> None:
         """Close it; the capture ends, if it has not."""
-        self._socket.close()
+        self._client.close()
 
 
 class File:
-    """The file that is written, of whole blocks.
+    """The file that is written.
 
     Args:
         path: "-" is stdout.
@@ -134,9 +115,14 @@ class File:
     Raises:
         DeviceError: it cannot be opened.
         ConfigError: it is a terminal.
+
+    Attributes:
+        size: bytes that were written.
+        packets: that are in it, whole.
     """
 
     def __init__(self, path: str) -> None:
+        self.size = self.packets = 0
         self.path = "stdout" if path == "-" else path
         # Not blocking: a pipe that nobody reads is an error, not a reason to wait.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
@@ -153,22 +139,33 @@ class File:
             )
         self._is_regular = stat.S_ISREG(os.fstat(self.fd).st_mode)
 
+    def begin(self, link: str, stop: Stop) -> None:
+        """Write the header, or nothing of it.
+
+        Raises:
+            BrokenPipeError, DeviceError: as `write`.
+        """
+        try:
+            self.write(memoryview(header(link)), stop)
+        except BaseException:
+            self.cut_off(self.size)
+            raise
+
     def write(self, piece: memoryview, stop: Stop) -> None:
-        """Write whole blocks.
+        """Write bytes.
 
         Raises:
             BrokenPipeError: nobody reads the pipe any more.
-            DeviceError: not all could be written; what has been is whole blocks.
+            DeviceError: not all could be written; `size` says how many.
         """
-        done, most = 0, len(piece) if self._is_regular else PIPE_BUF
+        end, most = self.size + len(piece), len(piece) if self._is_regular else PIPE_BUF
         try:
-            while done < len(piece):
+            while left := end - self.size:
                 self._wait_for_room(stop)
-                done += os.write(self.fd, piece[done : done + most])
+                self.size += os.write(self.fd, piece[-left:][:most])
         except BrokenPipeError:
             raise
         except OSError as error:
-            self._cut_off(done - whole(piece[:done]))
             raise DeviceError(f"write {self.path}", error.errno or 0) from None
 
     def _wait_for_room(self, stop: Stop) -> None:
@@ -185,7 +182,8 @@ class File:
                 hint = "its reader is too slow"
                 raise DeviceError(f"write {self.path}", errno.ETIMEDOUT, hint)
 
-    def _cut_off(self, nbytes: int) -> None:
+    def cut_off(self, nbytes: int) -> None:
+        """Take the last bytes away again, where that can be."""
         if nbytes and self._is_regular:
             with contextlib.suppress(OSError):
                 os.ftruncate(self.fd, os.lseek(self.fd, 0, os.SEEK_CUR) - nbytes)
@@ -200,15 +198,23 @@ def header(link: str) -> bytes:
     return pcapng_blocks(link[:LONGEST_NAME], lib.PCAP_MAX_SNAPLEN)
 
 
-def whole(data: memoryview) -> int:
-    """Return how many bytes of data are whole blocks."""
-    at = 0
-    while at + 8 <= len(data):
-        (size,) = struct.unpack_from("<I", data, at + 4)
-        if at + size > len(data):
-            break
-        at += size
-    return at
+def copy(reader: CaptureReader, file: File, stop: Stop) -> bool:
+    """Write what has come; return whether anything has.
+
+    Raises:
+        BrokenPipeError, DeviceError: as `File.write`; the file ends with a packet.
+    """
+    begin = file.size
+    try:
+        for piece in reader.pieces():
+            file.write(piece, stop)
+    finally:
+        written = file.size - begin
+        packets, nbytes = reader.whole(written)
+        file.packets += packets
+        file.cut_off(written - nbytes)
+    reader.release()
+    return written > 0
 
 
 def run(connection: Connection, file: File, stop: Stop, duration: float) -> str:
@@ -226,11 +232,7 @@ def run(connection: Connection, file: File, stop: Stop, duration: float) -> str:
         ended = reader.ended
         if is_over:
             connection.end()
-        has_come = False
-        for piece in reader.pieces():
-            has_come = True
-            file.write(piece, stop)
-        reader.release()
+        has_come = copy(reader, file, stop)
         if ended == lib.CAPTURE_GONE:
             why = f'link "{connection.link}" is gone'
         elif is_lost:
@@ -271,9 +273,9 @@ def program(  # noqa: PLR0913 - the options of a program
     tcpdump has it; without one, everything is copied.
 
     The instance waits for nothing: what comes faster than it can be written is not in
-    the file, and the number of those packets is said at the end. Its network stays as
-    it is. Packets are as they are on the link: unfinished checksums are unfinished, and
-    super-frames whole.
+    the file; at the end it is said how many packets are, and how many are not. Its
+    network stays as it is. Packets are as they are on the link: unfinished checksums
+    are unfinished, and super-frames whole.
 
     \b
     Examples:
@@ -294,17 +296,21 @@ def program(  # noqa: PLR0913 - the options of a program
                 f'--max-size: "{max_size}" is too small: the header takes {most} bytes'
             )
         request["bytes"] = max_size - most
+    instance = find_one(pid)
+    with contextlib.closing(instance.open_counters()) as counters:
+        name = counters.program
     with (
         Stop() as stop,
-        contextlib.closing(Connection(find_one(pid), **request)) as connection,
+        contextlib.closing(Connection(instance, **request)) as connection,
         contextlib.closing(File(path)) as file,
     ):
         reader = connection.reader
-        file.write(memoryview(header(connection.link)), stop)
+        file.begin(connection.link, stop)
+        complain(f"capturing on {connection.link} of {pid} ({name}), to {file.path}")
         try:
             why = run(connection, file, stop, duration)
         finally:
             lost = f", {reader.lost} lost: too slow" if reader.lost else ""
-            complain(f"{connection.link}: {reader.packets} packets{lost}")
+            complain(f"{connection.link}: {file.packets} packets{lost}")
     if why:
         complain(why)

@@ -14,7 +14,7 @@ from snabb_py.cli import doctor_cards as cards
 from snabb_py.cli import doctor_cpus as cpus
 from snabb_py.cli import doctor_memory as memory
 from snabb_py.cli import doctor_rights as rights
-from snabb_py.cli.doctor_finding import Action, Case, Finding, Verdict
+from snabb_py.cli.doctor_finding import Action, Case, Finding, Verdict, Write
 from snabb_py.engine import pci
 from snabb_py.engine.host import CPU, Host, UntoldError, format_cpus
 from snabb_py.engine.pci import Device
@@ -128,12 +128,33 @@ def mend(case: Case, findings: Iterable[Finding]) -> Iterator[tuple[Action, str]
     for finding in findings:
         if finding.verdict is not Verdict.OK:
             for action in finding.actions:
-                try:
-                    action.do(case.host)
-                except SnabbError as error:
-                    yield action, str(error)
+                if isinstance(action, Write) and action.numbers:
+                    yield from _write_each(action, case.host)
                 else:
-                    yield action, ""
+                    yield action, _do(action, case.host)
+
+
+def _do(action: Action, host: Host) -> str:
+    """Do a step; return why it could not be done, or ""."""
+    try:
+        action.do(host)
+    except SnabbError as error:
+        return str(error)
+    return ""
+
+
+def _write_each(action: Write, host: Host) -> Iterator[tuple[Write, str]]:
+    """Write to each file, whatever becomes of the others; yield those of each end."""
+    ends: dict[bool, list[int]] = {True: [], False: []}
+    first = ""
+    for number in action.numbers:
+        why_not = _do(replace(action, numbers=(number,)), host)
+        first = first or why_not
+        ends[not why_not].append(number)
+    for is_done, numbers in ends.items():
+        if numbers:
+            part = replace(action, numbers=tuple(numbers))
+            yield part, "" if is_done else first
 
 
 def show(finding: Finding, *, as_json: bool) -> None:

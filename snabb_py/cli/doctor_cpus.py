@@ -4,7 +4,7 @@ Each check takes a `Case` and returns one `Finding`, or raises `UntoldError`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 from snabb_py.cli.doctor_finding import (
@@ -18,7 +18,14 @@ from snabb_py.cli.doctor_finding import (
     warning,
 )
 from snabb_py.cli.interfaces import RING_SIZE
-from snabb_py.engine.host import CPU, Host, IdleState, UntoldError, format_cpus
+from snabb_py.engine.host import (
+    CPU,
+    Host,
+    IdleState,
+    Interrupt,
+    UntoldError,
+    format_cpus,
+)
 
 #: Of the smallest frames at 10 Gb/s.
 FRAME_NS = 67.2
@@ -176,7 +183,12 @@ def cores(case: Case) -> Finding:
 
 def interrupts(case: Case) -> Finding:
     """Whether the CPUs are left alone by devices of the kernel."""
-    found = [irq for irq in case.host.interrupts() if set(irq.cpus) & set(case.cpus)]
+    there = [irq for irq in case.host.interrupts() if set(irq.cpus) & set(case.cpus)]
+    managed = [irq for irq in there if case.host.is_managed(irq.number)]
+    found = [irq for irq in there if irq not in managed]
+    kept = (
+        f"{_names(managed)}: the kernel's to move, at a boot with isolcpus=managed_irq"
+    )
     balanced = set(case.cpus) - case.host.isolated() - case.host.tickless()
     # It leaves isolated CPUs alone: irqbalance(1), IRQBALANCE_BANNED_CPULIST.
     has_balancer = bool(balanced) and case.host.is_running("irqbalance")
@@ -190,21 +202,27 @@ def interrupts(case: Case) -> Finding:
         if has_balancer:
             now = "none now, but irqbalance may bring some"
             return warning(now, "none", *steps)
-        return ok("none of a device")
-    shown = ", ".join(f"{irq.number} ({irq.name})" for irq in found[:NAMES_SHOWN])
-    more = len(found) - NAMES_SHOWN
-    others = f" and {more} more" if more > 0 else ""
+        return ok(kept if managed else "none of a device")
     numbers = tuple(irq.number for irq in found)
     rest = _others(case.host, case.cpus)
     move: Step = Advice("choose fewer CPUs")
     if rest:
         move = Write(format_cpus(rest), "proc/irq/{}/smp_affinity_list", numbers)
     return warning(
-        f"{shown}{others}" + (", and irqbalance runs" if has_balancer else ""),
+        _names(found)
+        + (", and irqbalance runs" if has_balancer else "")
+        + (f"; {kept}" if managed else ""),
         "none of a device: each takes some microseconds",
         *steps,
         move,
     )
+
+
+def _names(found: Sequence[Interrupt]) -> str:
+    """Return some interrupts by number and name."""
+    shown = ", ".join(f"{irq.number} ({irq.name})" for irq in found[:NAMES_SHOWN])
+    more = len(found) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _others(host: Host, cpus: Iterable[int]) -> list[int]:

@@ -126,18 +126,17 @@ def _sysctl(host: Host) -> int:
 
 
 def locked_memory(case: Case) -> Finding:
-    """Whether VFIO may pin the packets."""
+    """Whether VFIO and the kernel's XDP sockets may pin the packets."""
     limit = case.host.locked_memory()
     text = "no limit" if limit is None else f"{limit >> 10} KiB"
-    if not case.has_iommu:
-        return ok(f"{text}; only VFIO locks memory, and there is no IOMMU")
     if limit is None or limit >= PAGES * HUGE_PAGE:
         return ok(text)
     if not case.host.missing(["CAP_IPC_LOCK"]):
         return ok(f"{text}; it does not hold for us")
-    return (problem if case.cards else warning)(
+    users = "xdp: and cards" if case.has_iommu else "xdp:"
+    return (problem if case.cards and case.has_iommu else warning)(
         text,
-        f"{PAGES * HUGE_PAGE >> 10} KiB at least",
+        f"{PAGES * HUGE_PAGE >> 10} KiB at least, for {users}",
         Advice("ulimit -l unlimited, as root; LimitMEMLOCK=infinity in a unit"),
     )
 

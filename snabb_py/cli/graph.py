@@ -6,6 +6,7 @@ import click
 
 from snabb_py.cli.ps import shown
 from snabb_py.cli.usage import Whole
+from snabb_py.engine.control import AnswerError
 from snabb_py.engine.instances import find_one
 
 
@@ -39,10 +40,12 @@ def program(*, pid: int, dot: bool) -> None:
       snabb-py graph 1234 --dot | dot -Tsvg > network.svg
     """
     instance = find_one(pid)
-    if dot:
-        print(shown_lines(instance.ask("graph")))
-    else:
-        print(shown_lines(text(instance.ask("config"))))
+    answer = instance.ask("graph" if dot else "config")
+    try:
+        lines = shown_lines(answer if dot else text(answer))
+    except (KeyError, TypeError, AttributeError):
+        raise AnswerError(instance.control, "no network") from None
+    print(lines)
 
 
 def shown_lines(lines: str) -> str:

@@ -42,7 +42,7 @@ def describe(instance: Instance) -> dict[str, Any] | None:
     """Return what is known of an instance; None: it has ended.
 
     Raises:
-        SnabbError: its files are damaged.
+        SnabbError: its files are damaged, or what it answers.
     """
     try:
         reader = instance.open_counters()
@@ -51,16 +51,12 @@ def describe(instance: Instance) -> dict[str, Any] | None:
             raise
         return None
     reader.close()
-    try:
-        answer = instance.ask("interfaces")
-        interfaces = {app: printable(word) for app, word in answer.items()}
-    except SnabbError:  # it is stopped, or just ending
-        interfaces = {}
+    outsides = instance.outsides() or {}
     return {
         "pid": instance.pid,
         "program": reader.program,
         "arguments": arguments_of(instance.command, reader.program),
-        "interfaces": interfaces,
+        "interfaces": {printable(a): printable(w) for a, w in outsides.items()},
         "seconds": round(instance.seconds, 2),
         "workers": [
             {"worker": number, "cpus": cpus} for number, cpus in instance.cpus.items()

@@ -216,22 +216,25 @@ class Watched:
         return Reading((before + time.monotonic()) / 2, rows)
 
     def outsides(self) -> dict[str, str]:
-        """Return what the network is joined to; asked anew when that has changed."""
+        """Return what the network is joined to; asked anew when that has changed.
+
+        Raises:
+            AnswerError: what the instance says is no answer.
+        """
         generation, now = self._reader.generation, time.monotonic()
         if generation != self._generation or now > self._ask_again_at:
-            self._generation, self._ask_again_at = generation, math.inf
-            try:
-                answer = self.instance.ask("interfaces")
-            except SnabbError:  # it is stopped, or just ending
-                answer, self._ask_again_at = {}, now + RETRY
-            self._outsides = {app: printable(word) for app, word in answer.items()}
+            answer = self.instance.outsides()
+            self._generation = generation
+            self._ask_again_at = now + RETRY if answer is None else math.inf
+            outsides = (answer or {}).items()
+            self._outsides = {printable(app): printable(word) for app, word in outsides}
         return self._outsides
 
     def look(self) -> dict[str, Any] | None:
         """Return a report; None: there was no reading before.
 
         Raises:
-            ConfigError: the counters are damaged.
+            ConfigError: the counters are damaged, or what it answers.
         """
         old, self.last = self.last, self.read()
         if old is None:

@@ -7,6 +7,7 @@ to the line; the last line is the summary's.
 import atexit
 import contextlib
 import json
+import re
 import select
 import signal
 import sys
@@ -25,6 +26,9 @@ from snabb_py.engine.worker import Worker
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+#: Halves of characters that stand for no byte (PEP 383).
+_NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 #: Apps of a worker that the summary names.
 MOST_APPS = 3
@@ -103,6 +107,7 @@ def printable(word: str) -> str:
     A path may have any bytes: those that are no UTF-8 are in it as halves of
     characters, which neither JSON nor a terminal takes.
     """
+    word = _NO_BYTES.sub("\ufffd", word)
     return word.encode(errors="surrogateescape").decode(errors="replace")
 
 

@@ -112,6 +112,19 @@ uint64_t capture_ring_written(const struct capture_ring *ring)
     return __atomic_load_n(&ring->write, __ATOMIC_ACQUIRE);
 }
 
+uint64_t capture_ring_whole(const struct capture_ring *ring, uint64_t from, uint64_t to,
+                            uint64_t *packets)
+{
+    for (*packets = 0;; ++*packets) {
+        /* Blocks and their fields begin at multiples of 4: none lies across the end. */
+        uint32_t size;
+        memcpy(&size, ring->blocks + ((from + 4) & (CAPTURE_RING_SIZE - 4)), sizeof(size));
+        if (size < BLOCK_HEADER + BLOCK_TRAILER || size & 3 || size > to - from)
+            return from;
+        from += size;
+    }
+}
+
 void capture_ring_release(struct capture_ring *ring, uint64_t read)
 {
     __atomic_store_n(&ring->read, read, __ATOMIC_RELEASE);

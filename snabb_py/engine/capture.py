@@ -90,7 +90,7 @@ class CaptureReader:
         self._map = mmap.mmap(fd, SIZE)
         self._view = ffi.from_buffer("uint8_t[]", self._map)
         self._ring = ffi.cast("struct capture_ring *", self._view)
-        self._read = 0
+        self._read = self._yielded = 0
         begin = ffi.offsetof("struct capture_ring", "blocks")
         self._blocks = memoryview(self._map)[begin:]
 
@@ -114,12 +114,26 @@ class CaptureReader:
         n = lib.capture_ring_written(self._ring) - self._read
         start = self._read % lib.CAPTURE_RING_SIZE
         first = min(n, lib.CAPTURE_RING_SIZE - start)
-        self._read += n
+        self._yielded = n
         if first:
             yield self._blocks[start : start + first]
         if n > first:
             yield self._blocks[: n - first]
 
+    def whole(self, nbytes: int) -> tuple[int, int]:
+        """Return how much the first so many bytes of all that `pieces` yielded are.
+
+        Returns:
+            packets, and bytes of their blocks: those that are whole.
+        """
+        packets = ffi.new("uint64_t *")
+        end = lib.capture_ring_whole(
+            self._ring, self._read, self._read + nbytes, packets
+        )
+        return packets[0], end - self._read
+
     def release(self) -> None:
         """Give back what `pieces` yielded."""
+        self._read += self._yielded
+        self._yielded = 0
         lib.capture_ring_release(self._ring, self._read)

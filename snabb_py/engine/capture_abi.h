@@ -50,5 +50,8 @@ extern const struct app_ops capture_ops;
 
 /* For the reader: bytes written so far, with acquire. */
 uint64_t capture_ring_written(const struct capture_ring *ring);
+/* Where the last whole block between two places ends, and how many packets there are. */
+uint64_t capture_ring_whole(const struct capture_ring *ring, uint64_t from, uint64_t to,
+                            uint64_t *packets);
 /* Give back all bytes before this one, with release. */
 void capture_ring_release(struct capture_ring *ring, uint64_t read);

@@ -8,6 +8,7 @@ descriptor that comes with the answer (SCM_RIGHTS), and it lasts as long as its 
 does not shut down. Imports capture, bpf and errors.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 
 LONGEST_REQUEST = 128 * 1024
+#: Far more than a network of the largest size takes.
+LONGEST_ANSWER = 16 << 20
+CHUNK = 65536
 MOST_CLIENTS = 32
 #: Seconds until it is looked at again whether there are file descriptors.
 RETRY = 0.1
@@ -213,7 +217,7 @@ class Control:
     def _serve(self, client: socket.socket) -> None:
         buffer = self._clients[client]
         try:
-            data = client.recv(65536)
+            data = client.recv(CHUNK)
             buffer += data
             while (end := buffer.find(b"\n")) >= 0:
                 self._answer(client, bytes(buffer[:end]))
@@ -254,30 +258,125 @@ class Control:
         self.path.unlink(missing_ok=True)
 
 
+class AnswerError(ConfigError):
+    """Who listens at a control socket does not answer as an instance does."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: damaged: {why}")
+
+
+class Client:
+    """A connection to an instance's control socket; nothing that comes is believed.
+
+    Args:
+        path: of the socket.
+        patience: seconds until the answer must have come.
+
+    Raises:
+        DeviceError: nobody listens at `path`.
+
+    Attributes:
+        socket: of the connection; ours, as are
+        fds: that came with the answer, one at most.
+    """
+
+    def __init__(self, path: Path, patience: float) -> None:
+        self._path = path
+        self._deadline = time.monotonic() + patience
+        self.fds: list[int] = []
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self._step():
+                self._allow()
+                self.socket.connect(str(path))
+        except DeviceError:
+            self.socket.close()
+            raise
+
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            number = error.errno or errno.ETIMEDOUT
+            is_silent = number in {errno.ETIMEDOUT, errno.EAGAIN}
+            hint = "the process does not answer; is it stopped?" if is_silent else ""
+            raise DeviceError(f"ask {self._path}", number, hint) from None
+
+    def _allow(self) -> None:
+        """Let the next step take the time that is left."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.socket.settimeout(left)
+
+    def ask(self, verb: str, **members: Any) -> Any:
+        """Send the one request of this connection, and return its result.
+
+        Args:
+            verb: what is asked for.
+            members: further ones of the request.
+
+        Raises:
+            DeviceError: no answer came.
+            AnswerError: it is none.
+            ConfigError: the instance refused.
+        """
+        with self._step():
+            self._allow()
+            self.socket.sendall(json.dumps({"verb": verb, **members}).encode() + b"\n")
+            line = self._receive()
+        try:
+            reply = json.loads(line)
+        except (ValueError, RecursionError):
+            reply = None
+        if isinstance(reply, dict):
+            if reply.get("ok") is True and "result" in reply:
+                return reply["result"]
+            error = reply.get("error")
+            if isinstance(error, str) and error.isprintable():
+                raise ConfigError(error)
+        raise AnswerError(self._path, "not the answer of an instance")
+
+    def _receive(self) -> bytes:
+        """Return the line that comes, and nothing behind it."""
+        data = bytearray()
+        while b"\n" not in data[-CHUNK:]:
+            self._allow()
+            if data:
+                piece = self.socket.recv(CHUNK)
+            else:
+                piece, self.fds, _, _ = socket.recv_fds(self.socket, CHUNK, 1)
+            if not piece:
+                raise ConnectionResetError(errno.ECONNRESET, "")
+            data += piece
+            if len(data) > LONGEST_ANSWER:
+                raise AnswerError(self._path, "an answer without an end")
+        line, _, rest = data.partition(b"\n")
+        if rest:
+            raise AnswerError(self._path, "more than one answer")
+        return bytes(line)
+
+    def close(self) -> None:
+        """Close it, and what came with the answer."""
+        self.socket.close()
+        for fd in self.fds:
+            os.close(fd)
+
+
 def call(path: Path, verb: str, *, patience: float = PATIENCE, **members: Any) -> Any:
     """Send one request to an instance and return its result.
 
     Args:
         path: of its control socket.
         verb: what is asked for.
-        patience: seconds for each step of it.
+        patience: seconds for all of it.
         members: further ones of the request.
 
     Raises:
-        DeviceError: nobody listens at `path`.
+        DeviceError: nobody listens at `path`, or answers.
+        AnswerError: what comes is no answer.
         ConfigError: the instance refused.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(patience)
-        try:
-            client.connect(str(path))
-            client.sendall(json.dumps({"verb": verb, **members}).encode() + b"\n")
-            with client.makefile("rb") as file:
-                reply = json.loads(file.readline() or b"{}")
-        except OSError as error:
-            raise DeviceError(f"ask {path}", error.errno or errno.ETIMEDOUT) from None
-        except ValueError:
-            raise ConfigError(f"{path}: does not answer as an instance does") from None
-    if not reply.get("ok"):
-        raise ConfigError(reply.get("error", f"{path}: no answer"))
-    return reply["result"]
+    with contextlib.closing(Client(path, patience)) as client:
+        return client.ask(verb, **members)

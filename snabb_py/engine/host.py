@@ -9,6 +9,8 @@ proc(5).
 """
 
 import contextlib
+import errno
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,7 +59,7 @@ class Interrupt:
     Attributes:
         number: of its directory in /proc/irq.
         name: of its handler, "eth0-rx-0".
-        cpus: that take it.
+        cpus: that take it, as far as they shall go on to.
     """
 
     number: int
@@ -189,7 +191,10 @@ class Host:
         for path in self.glob("proc/irq/[0-9]*"):
             name = str(path.relative_to(self.root))
             with contextlib.suppress(UntoldError):  # it has just gone, or is nowhere
-                cpus = self.cpu_list(f"{name}/effective_affinity_list")
+                # What takes it changes only when it comes next.
+                allowed = set(self.cpu_list(f"{name}/smp_affinity_list"))
+                now = self.cpu_list(f"{name}/effective_affinity_list")
+                cpus = [cpu for cpu in now if cpu in allowed]
                 handlers = [child.name for child in path.iterdir() if child.is_dir()]
                 # One without a handler never comes.
                 if handlers:
@@ -198,6 +203,25 @@ class Host:
         if not found:
             raise UntoldError("no interrupts in /proc/irq")
         return sorted(found, key=lambda irq: irq.number)
+
+    def is_managed(self, interrupt: int) -> bool:
+        """Whether the kernel alone says which CPU takes an interrupt; root is told.
+
+        What is written is no list of CPUs, and refused for that; but first because
+        nobody may write one (kernel/irq/proc.c; EIO before Linux 6.10).
+        """
+        path = self.root / f"proc/irq/{interrupt}/smp_affinity_list"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            os.write(fd, b"x")
+        except OSError as error:
+            return error.errno in {errno.EPERM, errno.EIO}
+        finally:
+            os.close(fd)
+        return False
 
     def is_running(self, program: str) -> bool:
         """Whether a process has this name; told always."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from snabb_py.engine import shm
-from snabb_py.engine.control import call
+from snabb_py.engine.control import AnswerError, call
 from snabb_py.engine.shm_reader import CountersReader, instances
-from snabb_py.errors import DeviceError
+from snabb_py.errors import DeviceError, SnabbError
 
 #: Seconds that an instance has for its answer to somebody who just looks.
 PATIENCE = 2.0
@@ -57,6 +57,26 @@ class Instance:
     def ask(self, verb: str, **members: Any) -> Any:
         """Return what its control socket answers; see `control.call`."""
         return call(self.control, verb, patience=PATIENCE, **members)
+
+    def outsides(self) -> dict[str, str] | None:
+        """Return by app what its network is joined to.
+
+        None: it does not say, being stopped, just ending, or of another version.
+
+        Raises:
+            AnswerError: what it says is no answer.
+        """
+        try:
+            answer = self.ask("interfaces")
+        except AnswerError:
+            raise
+        except SnabbError:
+            return None
+        if not isinstance(answer, dict) or not all(
+            isinstance(word, str) for word in answer.values()
+        ):
+            raise AnswerError(self.control, "interfaces without names")
+        return answer
 
     @property
     def command(self) -> list[str]:

@@ -8,14 +8,16 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,17 @@ def test_ps_tells_who_is_who(laboratory: Lab, name: str) -> None:
     assert " ".join(COMMANDS[name]) in line
     running.end()
     assert str(running.instance.pid) not in snabb("ps").stdout
+
+
+@pytest.mark.need("xdp")
+def test_a_queue_of_an_interface_is_shown(laboratory: Lab) -> None:
+    running = laboratory.start("forward", "xdp:x1", "raw:y1", "--bidir")
+    laboratory.feed(300)
+    settle(running, "rx-packets", 300)
+    shown_by_ps = ps(running.instance.pid)["interfaces"]
+    assert shown_by_ps == {"a": "xdp:x1,queue=0", "b": "raw:y1"}
+    flows = {one["interface"]: one for one in top(running.instance.pid)["interfaces"]}
+    assert flows["xdp:x1,queue=0"]["in"]["packets"] == 300
 
 
 def test_top_of_forward_is_its_summary(laboratory: Lab) -> None:
@@ -304,7 +317,7 @@ def test_damaged_counters_are_a_line_and_others_are_shown(
     # Not the instance's own file, which it counts into: that of one that is posed.
     running = laboratory.start("forward")
     directory = shm.runtime_directory() / str(os.getpid())
-    posed = shm.InstanceDirectory()
+    own = shm.InstanceDirectory()
     try:
         shutil.copyfile(running.instance.directory / "counters", directory / "counters")
         damage(directory / "counters")
@@ -315,7 +328,99 @@ def test_damaged_counters_are_a_line_and_others_are_shown(
             assert all(words in line for line in lines)
             assert f"{running.instance.pid}  " in done.stdout
     finally:
-        posed.close()
+        own.close()
+
+
+def answer_with(data: bytes, pause: float, client: socket.socket) -> None:
+    """Answer a request; byte by byte where there is a pause."""
+    with client, suppress(OSError):
+        client.recv(65536)
+        if not pause:
+            client.sendall(data)
+        for byte in data if pause else b"":
+            client.sendall(bytes([byte]))
+            time.sleep(pause)
+
+
+@contextmanager
+def posed(counters: Path, data: bytes, pause: float = 0) -> Iterator[Path]:
+    """Give the directory of an instance that is this process, and answers with data."""
+    directory = shm.InstanceDirectory()
+    try:
+        shutil.copyfile(counters, directory.path / "counters")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(directory.path / "control"))
+            listener.listen()
+
+            def serve() -> None:
+                with suppress(OSError):
+                    while True:
+                        client, _ = listener.accept()
+                        answer_with(data, pause, client)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            try:
+                yield directory.path
+            finally:
+                listener.shutdown(socket.SHUT_RDWR)
+                thread.join(60)
+    finally:
+        directory.close()
+
+
+NO_ANSWERS = [
+    b"[1,2,3]\n",
+    b"[" * 200_000 + b"\n",
+    b'{"ok": true, "result": [1]}\n',
+    b'{"ok": true, "result": {"a": 1}}\n',
+    b'{"ok": true, "result": {}}\n{"ok": true, "result": {}}\n',
+    b'{"ok": false, "error": "\\u001b[31m"}\n',
+    b"x" * (17 << 20),
+]
+
+
+@pytest.mark.parametrize("data", NO_ANSWERS, ids=lambda data: repr(data[:40]))
+def test_who_answers_nonsense_is_a_line_and_others_are_shown(
+    laboratory: Lab, tmp_path: Path, data: bytes
+) -> None:
+    running = laboratory.start("forward")
+    pid = str(os.getpid())
+    with posed(running.instance.directory / "counters", data):
+        for arguments in (
+            ["ps"],
+            ["top", "--once"],
+            ["metrics", "--file", str(tmp_path / "x")],
+        ):
+            done = snabb(*arguments)
+            (line,) = about(os.getpid(), done.stderr)
+            assert "control: damaged: " in line
+            shown = done.stdout or (tmp_path / "x").read_text()
+            assert str(running.instance.pid) in shown
+        for arguments in (
+            ["graph", pid],
+            ["graph", pid, "--dot"],
+            ["capture", pid, "a.tx", str(tmp_path / "x")],
+        ):
+            done = snabb(*arguments, status=2)
+            (line,) = done.stderr.splitlines()
+            assert "control: damaged: " in line
+
+
+def test_who_answers_slowly_delays_nobody_for_long(
+    laboratory: Lab, tmp_path: Path
+) -> None:
+    running = laboratory.start("forward")
+    data = b'{"ok": true, "result": {"a": "raw:never"}}\n' + b" " * 1000
+    with posed(running.instance.directory / "counters", data, pause=0.3):
+        for arguments in (["ps"], ["top", "--once"]):
+            done = snabb(*arguments)
+            assert str(running.instance.pid) in done.stdout
+            assert "never" not in done.stdout
+        for arguments in (["graph"], ["capture"]):
+            words = ["a.tx", str(tmp_path / "x")] if "capture" in arguments else []
+            done = snabb(*arguments, str(os.getpid()), *words, status=1)
+            assert "the process does not answer" in done.stderr
 
 
 def test_directories_that_others_planted(tmp_path: Path) -> None:

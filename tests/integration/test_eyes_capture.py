@@ -14,7 +14,7 @@ import pytest
 
 from snabb_py.engine.instances import Instance
 from tests.captures import frames_in
-from tests.eyes_lab import FRAME, Lab, Running, lab
+from tests.eyes_lab import FRAME, Lab, Running, lab, snabb
 from tests.hosts import SNABB, until
 from tests.requirements import SEARCH_PATH
 
@@ -41,6 +41,15 @@ def begin(
     )  # fmt: skip
     until(lambda: handovers(instance) > before or process.poll() is not None)
     return process
+
+
+def said_of(program: Running, path: Path, packets: int) -> str:
+    """Return what a capture says in all."""
+    pid = program.instance.pid
+    return (
+        f"snabb-py: capturing on {LINK} of {pid} (forward), to {path}\n"
+        f"snabb-py: {LINK}: {packets} packets\n"
+    )
 
 
 def handovers(instance: Instance) -> int:
@@ -72,7 +81,7 @@ def test_what_passes_is_in_the_file(
         laboratory.feed(1, frame)
     until(lambda: passed(program) == 100)
     process.send_signal(signal.SIGINT)
-    assert finish(process) == f"snabb-py: {LINK}: 100 packets\n"
+    assert finish(process) == said_of(program, path, 100)
     assert frames_in(path.read_bytes()) == sent
     out = subprocess.run(
         ["tcpdump", "-nn", "-tt", "--nano", "-r", path],
@@ -93,7 +102,7 @@ def test_filter_and_count(running: tuple[Lab, Running], tmp_path: Path) -> None:
     for _ in range(3):
         laboratory.feed(5)
         laboratory.feed(2, ARP)
-    assert finish(process) == f"snabb-py: {LINK}: 3 packets\n"
+    assert finish(process) == said_of(program, path, 3)
     assert frames_in(path.read_bytes()) == [ARP] * 3
 
 
@@ -167,13 +176,33 @@ def test_a_full_disk(running: tuple[Lab, Running], tmp_path: Path) -> None:
         time.sleep(0.02)
     out, errors = process.communicate(timeout=30)
     assert out == b"1\n"
-    first, second, content = errors.split(b"\n", 2)
-    assert first.startswith(f"snabb-py: {LINK}: ".encode())
+    _, first, second, content = errors.split(b"\n", 3)
+    frames = frames_in(content)
+    assert first.startswith(f"snabb-py: {LINK}: {len(frames)} packets".encode())
     assert b"x.pcapng: No space left on device" in second
-    assert set(frames_in(content)) == {FRAME + bytes(1000)}
+    assert set(frames) == {FRAME + bytes(1000)}
     until(lambda: passed(program) == 100)
     (direction,) = program.end()["directions"]
     assert (direction["offered"], direction["lost"]) == (100, 0)
+
+
+def test_what_takes_nothing(running: tuple[Lab, Running]) -> None:
+    _, program = running
+    process = begin(program.instance, "/dev/full")
+    (line,) = finish(process, status=1).splitlines()
+    assert "No space left on device" in line
+
+
+def test_the_instance_is_stopped(running: tuple[Lab, Running], tmp_path: Path) -> None:
+    _, program = running
+    program.process.send_signal(signal.SIGSTOP)
+    try:
+        done = snabb(
+            "capture", str(program.instance.pid), LINK, str(tmp_path / "x"), status=1
+        )
+    finally:
+        program.process.send_signal(signal.SIGCONT)
+    assert "the process does not answer; is it stopped?" in done.stderr
 
 
 def test_the_instance_ends_first(running: tuple[Lab, Running], tmp_path: Path) -> None:
@@ -185,7 +214,7 @@ def test_the_instance_ends_first(running: tuple[Lab, Running], tmp_path: Path) -
     program.end()
     errors = finish(process)
     assert "10 packets\n" in errors
-    assert len(errors.splitlines()) == 2
+    assert len(errors.splitlines()) == 3
     assert frames_in(path.read_bytes()) == [FRAME] * 10
 
 

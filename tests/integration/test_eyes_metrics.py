@@ -1,18 +1,23 @@
 """`snabb-py metrics`: scraped over HTTP, and as a file, by Prometheus' own reader."""
 
+import gzip
 import os
 import re
+import resource
+import select
 import signal
+import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from snabb_py.cli.metrics_server import Answer, Server, listen
 from tests.eyes_lab import FRAME, Lab, Running, lab, received, snabb
 from tests.hosts import SNABB, until
 
@@ -29,10 +34,10 @@ def laboratory(tmp_path: Path) -> Iterator[Lab]:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[str]:
+def serving(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[str]:
     """Give the address where metrics are served."""
     process = subprocess.Popen(
-        [*SNABB, "metrics", "--listen", "127.0.0.1:0", *arguments],
+        [*prefix, *SNABB, "metrics", "--listen", "127.0.0.1:0", *arguments],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -211,3 +216,118 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert done.stdout.split() == ["1", "old", "full", "x.prom"]
     (line,) = [line for line in done.stderr.splitlines() if "/run/" not in line]
     assert "No space left on device" in line
+
+
+# -- the server ----------------------------------------------------------------
+
+
+def connected(address: str, request: bytes = b"") -> socket.socket:
+    """Return a connection to the server, where so much has been sent."""
+    host, _, port = address.removeprefix("http://").partition("/")[0].rpartition(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(request)
+    return connection
+
+
+def received_by(connection: socket.socket) -> bytes:
+    """Return all that comes until the server has closed the connection."""
+    with connection, connection.makefile("rb") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("limit", [20, 64, 1024])
+def test_idle_clients_delay_nobody_and_are_dropped(limit: int) -> None:
+    shell = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh")
+    with serving(prefix=shell) as address:
+        idle = [connected(address) for _ in range(120)]
+        idle += [connected(address, b"GET /metrics HTTP/1.1\r\n") for _ in range(120)]
+        assert Scrape.over_http(address)
+        for connection in idle:
+            with suppress(ConnectionResetError):
+                assert received_by(connection) == b""
+        assert Scrape.over_http(address)
+
+
+def test_without_file_descriptors_it_waits() -> None:
+    listener = listen("it", "127.0.0.1", 0)
+    where = listener.getsockname()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    poll = select.poll()
+    with closing(Server(listener, lambda _: Answer.saying("200 OK", "x"))) as server:
+        poll.register(server.fileno())
+        with socket.create_connection(where, timeout=20) as client:
+            assert poll.poll(20_000)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            try:
+                server.step()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert not poll.poll(0), "it would spin"
+            assert server.left < 1
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            client.setblocking(False)
+
+            def has_come() -> bool:
+                server.step()
+                with suppress(BlockingIOError):
+                    return client.recv(100).startswith(b"HTTP/1.1 200 OK")
+                return False
+
+            until(has_come)
+
+
+def test_a_client_that_drips_or_takes_nothing_is_dropped() -> None:
+    with serving() as address:
+        dripping = connected(address)
+        dripping.settimeout(0.1)
+
+        def is_dropped() -> bool:
+            try:
+                dripping.sendall(b"G")
+                return not dripping.recv(1)
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        until(is_dropped)
+        with suppress(ConnectionResetError):
+            assert received_by(connected(address, b"x" * 100_000)) == b""
+        assert Scrape.over_http(address)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "words"),
+    [
+        ("GET /metrics HTTP/1.1", b"200 OK", b"# HELP snabb_"),
+        ("GET /metrics?x=y HTTP/1.0", b"200 OK", b"# HELP snabb_"),
+        ("HEAD /metrics HTTP/1.1", b"200 OK", b""),
+        ("GET / HTTP/1.1", b"200 OK", b"metrics are at /metrics"),
+        ("GET /foo HTTP/1.1", b"404 Not Found", b"metrics are at /metrics"),
+        ("GET /metrics/ HTTP/1.1", b"404 Not Found", b"metrics are at /metrics"),
+        ("POST /metrics HTTP/1.1", b"405 Method Not Allowed", b"GET"),
+        ("nonsense", b"400 Bad Request", b"no HTTP"),
+        ("\0 \xff HTTP/2", b"400 Bad Request", b"no HTTP"),
+    ],
+)
+def test_there_is_one_page(request_line: str, status: bytes, words: bytes) -> None:
+    with serving() as address:
+        request = f"{request_line}\r\nHost: x\r\nno colon\r\n\r\n".encode("latin-1")
+        answer = received_by(connected(address, request))
+        assert answer.startswith(b"HTTP/1.1 " + status + b"\r\n")
+        head, _, content = answer.partition(b"\r\n\r\n")
+        assert words in content
+        if content:
+            assert f"Content-Length: {len(content)}".encode() in head
+        else:
+            assert request_line.startswith("HEAD")
+
+
+def test_a_scrape_may_be_compressed() -> None:
+    with serving() as address:
+        question = b"GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip\r\n\r\n"
+        head, _, content = received_by(connected(address, question)).partition(
+            b"\r\n\r\n"
+        )
+        assert b"Content-Encoding: gzip" in head
+        assert b"# HELP snabb_" in gzip.decompress(content)

@@ -110,6 +110,23 @@ def test_nobody_waits_for_a_reader_and_each_loss_counts(
                 break
 
 
+@settings(max_examples=20)
+@given(st.integers(60, 3000), st.integers(0, 10**6))
+def test_what_is_whole_is_told_wherever_it_is_cut(size: int, cut: int) -> None:
+    """Round the ring's end, too."""
+    with Bench(Capture()) as bench:
+        while not bench.reader.lost:
+            bench.pass_on(*numbered(0, [9000]))
+        take(bench.reader)
+        bench.pass_on(*numbered(0, [size]))
+        pieces = list(bench.reader.pieces())
+        assert len(pieces) == 2
+        cut = min(cut, sum(map(len, pieces)))
+        pieces.clear()
+        block = 32 + (8 + size + 3) // 4 * 4
+        assert bench.reader.whole(cut) == (cut // block, cut // block * block)
+
+
 def test_filter_and_limits() -> None:
     arp = bytes(12) + b"\x08\x06" + bytes(46)
     ip = bytes(12) + b"\x08\x00\x45" + bytes(45)

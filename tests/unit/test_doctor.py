@@ -18,11 +18,18 @@ from hypothesis import strategies as st
 
 from snabb_py.cli import doctor
 from snabb_py.cli.doctor import examine, mend, program
-from snabb_py.cli.doctor_finding import Case, Finding, Verdict, Write, braces
+from snabb_py.cli.doctor_finding import (
+    Case,
+    Finding,
+    Verdict,
+    Write,
+    braces,
+    warning,
+)
 from snabb_py.cli.doctor_memory import PAGES
 from snabb_py.cli.interfaces import Interface, engine_settings
 from snabb_py.engine import pci, pci_bus
-from snabb_py.engine.host import CPU, NODE, UntoldError, format_cpus
+from snabb_py.engine.host import CPU, NODE, Host, UntoldError, format_cpus
 from snabb_py.engine.pci_express import Payload, payload
 from snabb_py.engine.shm import runtime_directory
 from snabb_py.engine.worker import parse_cpus
@@ -301,6 +308,16 @@ def without_iommu(host: MadeUpHost) -> None:
         group.unlink(missing_ok=True)
 
 
+def test_xdp_locks_memory_without_an_iommu(host: MadeUpHost) -> None:
+    without_iommu(host)
+    host.write("proc/self/limits", "Max locked memory  8388608  8388608 bytes")
+    assert "locked-memory" not in diseases(host)
+    host.write("proc/self/status", "CapEff:\t000001ffffffbfff")
+    found = diseases(host)["locked-memory"]
+    assert (found.verdict, found.now) == (W, "8192 KiB")
+    assert found.should.endswith("for xdp:")
+
+
 def test_an_iommu_is_missed(host: MadeUpHost) -> None:
     without_iommu(host)
     found = diseases(host)
@@ -433,8 +450,31 @@ def test_irqbalance_leaves_isolated_cpus_alone(host: MadeUpHost) -> None:
 
 
 def test_an_interrupt_without_a_handler_never_comes(host: MadeUpHost) -> None:
-    host.write("proc/irq/45/effective_affinity_list", "3")
+    for name in ("effective_affinity_list", "smp_affinity_list"):
+        host.write(f"proc/irq/45/{name}", "3")
     assert diseases(host) == {}
+
+
+def test_what_the_kernel_manages_is_not_ours_to_move(host: MadeUpHost) -> None:
+    host.write("proc/irq/44/effective_affinity_list", "3")
+    for managed in ([44], [45], [44, 45]):
+        host.managed = set(managed)
+        (host.root / "proc/irq/45/nvme0q1").mkdir(parents=True, exist_ok=True)
+        for name in ("effective_affinity_list", "smp_affinity_list"):
+            host.write(f"proc/irq/45/{name}", "3")
+        (found,) = (f for f in examine(case_of(host)) if f.name == "cpu-interrupts")
+        assert "isolcpus=managed_irq" in found.now
+        numbers = {n for step in found.actions for n in getattr(step, "numbers", ())}
+        assert numbers == {44, 45} - host.managed
+        assert (found.verdict is Verdict.OK) == (not numbers)
+
+
+def test_to_ask_who_manages_interrupts_changes_none() -> None:
+    names = list(Path("/proc/irq").glob("[0-9]*/smp_affinity_list"))
+    before = [name.read_text() for name in names]
+    for name in names:
+        Host().is_managed(int(name.parent.name))
+    assert [name.read_text() for name in names] == before
 
 
 def test_a_bridge_limits_the_payload(host: MadeUpHost) -> None:
@@ -515,8 +555,6 @@ def test_what_is_mended_is_well(
         path.write_text(text)
         if path.name == "nr_hugepages":
             host.set_pages(PAGES)
-        elif path.name == "smp_affinity_list":
-            path.with_name("effective_affinity_list").write_text(text)
 
     monkeypatch.setattr(pci_bus, "load_module", load)
     monkeypatch.setattr(pci_bus, "write", write)
@@ -551,7 +589,9 @@ def test_what_cannot_be_mended_is_told(
     host.remove("dev/net/tun")
     host.write("proc/irq/44/effective_affinity_list", "3")
     case = case_of(host)
-    errors = [why_not for _, why_not in mend(case, examine(case))]
+    ill = examine(case)
+    host.remove("proc/irq/44/smp_affinity_list")
+    errors = [why_not for _, why_not in mend(case, ill)]
     assert len(errors) == 2
     assert errors[0].startswith("modprobe tun: ")
     assert "proc/irq/44/smp_affinity_list: No such file" in errors[1]
@@ -560,8 +600,11 @@ def test_what_cannot_be_mended_is_told(
 def test_one_refusal_does_not_keep_the_others(host: MadeUpHost) -> None:
     host.write("proc/irq/4/smp", "")
     host.write("proc/irq/6/smp", "")
-    with pytest.raises(DeviceError, match="irq/5/smp: No such file"):
-        Write("7", "proc/irq/{}/smp", (4, 5, 6)).do(host)
+    step = Write("7", "proc/irq/{}/smp", (4, 5, 6))
+    done, refused = mend(case_of(host), [warning("", "", step)])
+    assert done == (Write("7", "proc/irq/{}/smp", (4, 6)), "")
+    assert refused[0] == Write("7", "proc/irq/{}/smp", (5,))
+    assert "irq/5/smp: No such file" in refused[1]
     assert [(host.root / f"proc/irq/{n}/smp").read_text() for n in (4, 6)] == [
         *("7",) * 2
     ]
@@ -614,18 +657,22 @@ def test_it_says_all_in_lines(
 
 
 def test_it_says_all_in_json(
-    run: Callable[..., tuple[int, str]], host: MadeUpHost
+    run: Callable[..., tuple[int, str]],
+    host: MadeUpHost,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pci_bus, "load_module", lambda _name: False)
     host.write(f"{CPU}/cpu3/cpufreq/scaling_governor", "powersave")
-    host.write("proc/irq/44/effective_affinity_list", "3")
+    host.remove("dev/net/tun")
     status, text = run("--cpu", CHOSEN, "--fix", "--json")
     assert status == 0
     lines = [json.loads(line) for line in text.splitlines()]
-    (mended, failed), findings = lines[:2], lines[2:]
+    (failed, mended), findings = lines[:2], lines[2:]
     governor = f"/{CPU}/cpu3/cpufreq/scaling_governor"
     assert mended == {"step": f"echo performance >{governor}", "error": None}
-    assert "No such file" in failed["error"]
-    assert {f["name"] for f in findings if f["verdict"] != "ok"} == {"cpu-interrupts"}
+    assert failed["step"] == "modprobe tun"
+    assert failed["error"].startswith("modprobe tun: ")
+    assert {f["name"] for f in findings if f["verdict"] != "ok"} == {"tap"}
     assert all(
         f.keys() == {"name", "subject", "verdict", "now", "should", "command"}
         for f in findings
