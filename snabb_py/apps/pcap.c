@@ -150,7 +150,7 @@ static enum found end_of_file(struct pcap_reader_state *state, uint64_t *counter
 
 static enum found end_of_sense(struct pcap_reader_state *state, uint64_t *counters)
 {
-    counters[PCAP_READER_END_BAD_RECORD]++;
+    counters[PCAP_READER_DROP_DAMAGED_FILE]++;
     return end_with(state, PCAP_SENSELESS);
 }
 

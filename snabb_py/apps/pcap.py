@@ -123,8 +123,9 @@ class PcapReader(FiniteSource):
     `drop-too-long` (over 66 KiB), `drop-link-type` (pcapng: from an interface that is
     not Ethernet), `drop-no-interface` (pcapng: from an undescribed one, or the 257th
     and later), `drop-bad-record` (its lengths contradict each other),
-    `drop-truncated-file` (the file ends inside of it); `end-bad-record` (no record
-    begins where one should: the rest is not read), `end-read-error` (of the system).
+    `drop-truncated-file` (the file ends inside of it), `drop-damaged-file` (its lengths
+    do not say where the next one begins: the rest is not read, and how many packets
+    that is nobody knows); `end-read-error` (of the system).
     """
 
     outputs = Ports("tx")
@@ -137,7 +138,7 @@ class PcapReader(FiniteSource):
         "drop-no-interface",
         "drop-bad-record",
         "drop-truncated-file",
-        "end-bad-record",
+        "drop-damaged-file",
         "end-read-error",
     )
     ops = ffi.addressof(lib.pcap_reader_ops)

@@ -101,6 +101,7 @@ def summarize(limit: Limit, network: Network, trials: int) -> dict[str, Any]:
         "program": "loadtest find-limit",
         "limit": describe(limit.rate),
         "failed": describe(limit.failed),
+        "no_result": describe(limit.no_result),
         "verdict": limit.verdict.value if limit.verdict else None,
         "unit": traffic.unit,
         "trials": trials,
@@ -110,17 +111,22 @@ def summarize(limit: Limit, network: Network, trials: int) -> dict[str, Any]:
 def summary_line(limit: Limit, summary: dict[str, Any], tolerance: float) -> str:
     """Return the result in words."""
     allowed = f"with at most {tolerance:.3%} lost" if tolerance else "without loss"
-    each = f"{summary['unit']} bits"
+    above = []
+    if limit.no_result is not None:
+        is_what = "gave no result: it is more than the tester can do"
+        above.append(f"{rate_text(summary['no_result'])} {is_what}")
+    elif limit.rate is None:
+        return f"limit: none: not even {rate_text(summary['failed'])} passes {allowed}"
+    if limit.failed is not None:
+        above.append(f"{rate_text(summary['failed'])} does not pass")
     if limit.rate is None:
-        failed = rate_text(summary["failed"])
-        return f"limit: none: not even {failed} passes {allowed}"
+        return f"limit: none: {'; '.join(above)}"
+    each = f"{summary['unit']} bits"
     found = f"limit: {rate_text(summary['limit'])} of {each}, {allowed}"
-    if limit.failed is None or limit.verdict is None:
+    if not above:
         return f"{found}: the highest rate asked"
-    failed = rate_text(summary["failed"])
-    if limit.verdict.is_testers:
-        return f"{found}, at least: {failed} is more than the tester can do"
-    return f"{found}; {failed} does not pass"
+    at_least = ", at least" if limit.no_result is not None else ""
+    return f"{found}{at_least}; {'; '.join(above)}"
 
 
 @click.command(
@@ -162,7 +168,8 @@ def summary_line(limit: Limit, summary: dict[str, Any], tolerance: float) -> str
     default=3,
     show_default=True,
     metavar="N",
-    help="Try a rate that failed so often again; it passes if it passes once.",
+    help="Try a rate that failed so often again; it passes if it passes once. Not in "
+    "modelled time.",
 )
 @seconds("--duration", 1, "Of the load that counts, in each trial.", least=0.001)
 @seconds("--drain", 0.5, "At most, after it, for packets on their way.")
@@ -206,10 +213,11 @@ def program(  # noqa: PLR0913 - the options of a program
     exceeded; the overload uses it up. RFC 2544 knows no overload and wants 60 s:
     --overload 0 --settle 0 --duration 60 --drain 2.
 
-    The rates of the result were really sent. If the tester cannot send as fast as it
-    should, or its own interfaces lose packets, the trial says so: that is not the
-    device's failure. Latency, from the sender's worker and back, is that of frames of
-    70 bytes or more.
+    The limit is a rate that was really sent, and passed. If the tester cannot send as
+    fast as it should, while it settles or later, or its own interfaces lose packets,
+    the trial has no result, neither for the device nor against it. What is damaged is
+    lost; behind interfaces all checksums are looked at, up to TCP and UDP. Latency,
+    from the sender's worker and back, is that of frames of 70 bytes or more.
 
     --capture sends frames of TCP and UDP as they were captured, the same both ways; but
     the last 16 bytes of their payload, or what there is and more, are the number.
@@ -244,13 +252,15 @@ def program(  # noqa: PLR0913 - the options of a program
             outcome = tester.trial(max(low, high * WARM_UP_SHARE), duration=warm_up)
             printer.trial("warm-up", outcome)
             check_arrival(outcome)
-        limit = find(Search(low, high, precision / 100, retries), tester, printer)
+        # In modelled time the same load always has the same outcome.
+        tries = 0 if engine.is_modelled else retries
+        limit = find(Search(low, high, precision / 100, tries), tester, printer)
     summary = summarize(limit, network, printer.trials)
     if as_json:
         printer.object(summary)
     else:
         printer.line(summary_line(limit, summary, tolerance))
-    if limit.rate is None:
-        sys.exit(NOTHING_PASSED)
     if limit.verdict and limit.verdict.is_testers:
         sys.exit(TESTER_IS_THE_LIMIT)
+    if limit.rate is None:
+        sys.exit(NOTHING_PASSED)

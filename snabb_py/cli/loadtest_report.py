@@ -4,6 +4,7 @@ Rates are packets a second, and bits a second of the unit that the user chose.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,9 @@ UNCOUNTED = {
     "duplicated": "came twice",
     "reordered": "out of order",
     "foreign": "foreign",
-    "bad-stamp": "damaged",
+    "bad-stamp": "damaged in their number",
+    "bad-ip-checksum": "damaged in their IP header",
+    "bad-l4-checksum": "damaged above it",
     "unknown-stream": "of too many streams",
     "of-another-tester": "of another tester",
     "at-another-interface": "at another interface",
@@ -45,6 +48,7 @@ def describe_path(path: PathOutcome) -> dict[str, Any]:
         "latency_ns": {"p50": path.latency(0.5), "p99": path.latency(0.99)},
         "notes": dict(path.notes),
         "missed": dict(path.missed),
+        "missed_before": dict(path.missed_before),
     }
 
 
@@ -80,6 +84,18 @@ def path_line(path: PathOutcome) -> str:
     return f"  {printable(str(path.path))}: {', '.join(parts)}"
 
 
+def _missed(outcome: Outcome) -> str:
+    """Return what the tester did not send, and when."""
+    now: Counter[str] = Counter()
+    before: Counter[str] = Counter()
+    for path in outcome.paths:
+        now.update(path.missed)
+        before.update(path.missed_before)
+    parts = [_list(now)] if now else []
+    parts += [f"while it settled {_list(before)}"] if before else []
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
 def verdict_text(outcome: Outcome) -> str:
     """Return why a trial passed or failed, and whose fault it is."""
     match outcome.verdict:
@@ -92,10 +108,7 @@ def verdict_text(outcome: Outcome) -> str:
         case Verdict.TESTER_LOST:
             return f"no result, the tester itself lost {_list(outcome.drops)}"
         case Verdict.SLOW:
-            missed = {k: n for path in outcome.paths for k, n in path.missed.items()}
-            return "no result, the tester could not send as fast" + (
-                f" ({_list(missed)})" if missed else ""
-            )
+            return f"no result, the tester could not send as fast{_missed(outcome)}"
         case _:
             return "passed"
 

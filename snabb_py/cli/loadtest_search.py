@@ -62,13 +62,16 @@ class Limit:
     """The result of a search.
 
     Attributes:
-        rate: highest that has passed, as it was really sent; None: none has.
-        failed: lowest that has failed above it; None: the highest one asked passed.
-        verdict: of the trial that failed.
+        rate: highest that a trial has passed at, as it was really sent; None: none has.
+        failed: lowest above it that the device has failed at; None: none.
+        no_result: lowest above it, and below that, that the tester was not up to; None:
+            none.
+        verdict: of the trial that is next above; None: the highest rate asked passed.
     """
 
     rate: float | None
     failed: float | None = None
+    no_result: float | None = None
     verdict: Verdict | None = None
 
 
@@ -96,35 +99,30 @@ class Search:
 
         As RFC 2544, 26.1: down from the highest rate, up from one that passed. A rate
         has failed if it has as often as it was tried. A device that nothing comes
-        through ends the search.
+        through ends the search. Without a result a rate proves nothing, neither that
+        it is too high nor that what was sent of it passes: lower ones are tried.
         """
-        passed, top = self._halve(trial)
-        if top.verdict is Verdict.PASSED:
-            return Limit(top.sent)
-        if passed is None and self.low < top.asked and not top.is_silent:
-            least = self._attempt(trial, self.low)
-            if least.verdict is Verdict.PASSED:
-                return Limit(least.sent, top.asked, top.verdict)
-            top = least
-        return Limit(passed, top.asked, top.verdict)
-
-    def _halve(self, trial: Trial) -> tuple[float | None, Finding]:
-        """Return the highest rate passed, as sent, and the lowest trial failed."""
         passed: float | None = None
-        floor, top = self.low, self._attempt(trial, self.high)
-        while top.verdict is not Verdict.PASSED and not top.is_silent:
-            if top.verdict is Verdict.SLOW:
-                # What the tester did send came through: that much is shown.
-                passed = max(passed or 0, top.sent)
-                floor = max(floor, passed)
-            if top.asked - floor <= self.precision * top.asked:
-                break
-            finding = self._attempt(trial, (floor + top.asked) / 2)
+        above: list[Finding] = []  # downwards
+        rate, floor = self.high, self.low
+        while True:
+            finding = self._attempt(trial, rate)
             if finding.verdict is Verdict.PASSED:
                 passed, floor = finding.sent, finding.asked
             else:
-                top = finding
-        return passed, top
+                above.append(finding)
+            if not above or finding.is_silent:
+                break
+            top = above[-1].asked
+            if top - floor > self.precision * top:
+                rate = (floor + top) / 2
+                if floor < finding.sent < rate:
+                    rate = finding.sent  # more than that the tester will not send
+            elif passed is None and self.low < top:
+                rate = self.low
+            else:
+                break
+        return _limit(passed, above)
 
     def _attempt(self, trial: Trial, rate: float) -> Finding:
         """Return what the tries of a rate show: a loss, if there was one but no pass.
@@ -137,3 +135,16 @@ class Search:
             if findings[-1].verdict is Verdict.PASSED:
                 break
         return max(findings, key=lambda f: (WEIGHTS.index(f.verdict), f.sent))
+
+
+def _limit(passed: float | None, above: list[Finding]) -> Limit:
+    """Return what is known between a rate that passed and those above, downwards."""
+    failed = [f.asked for f in above if not f.verdict.is_testers]
+    no_result = [f.asked for f in above if f.verdict.is_testers]
+    lowest = above[-1].verdict if above else None
+    return Limit(
+        passed,
+        failed[-1] if failed else None,
+        no_result[-1] if lowest and lowest.is_testers else None,
+        lowest,
+    )

@@ -10,6 +10,7 @@ import click
 
 from snabb_py.apps.basic import Sink
 from snabb_py.apps.traffic import Frames, Generator, Template
+from snabb_py.cli import lwaftr_own
 from snabb_py.cli.lwaftr_options import COMPAT, app_drops, read_frames
 from snabb_py.cli.options import place_workers
 from snabb_py.cli.ps import complain
@@ -33,11 +34,6 @@ LEAST_BURST, MOST_BURST = 8, 32
 NEAR_BYTES = 2**20
 #: What is done to packets, by the side that they leave by.
 DIRECTIONS = {"v4": "decap", "v6": "encap"}
-#: What an lwAFTR says for itself to a side: no packet of anybody's has become that.
-OWN = {
-    "v4": ("icmpv4-error", "icmpv4-echo", "arp-request", "arp-reply"),
-    "v6": ("icmpv6-error", "icmpv6-echo", "ndp-ns", "ndp-na"),
-}
 
 
 def templates(path: Path) -> Frames:
@@ -90,13 +86,9 @@ def network(
 def forwarded(engine: Engine, nworkers: int) -> dict[str, tuple[int, int]]:
     """Return packets and bytes that have been forwarded, by the side they left by.
 
-    What leaves, less what the lwAFTRs themselves have said. An ICMPv4 error to a B4
-    leaves by v6: those that cannot have left by v4 are taken off there.
+    What leaves, less what the lwAFTRs themselves have said.
     """
-    found = {side: _left(engine, side, nworkers) for side in DIRECTIONS}
-    (packets, nbytes), (packets6, nbytes6) = found["v4"], found["v6"]
-    found["v6"] = packets6 + min(0, packets), nbytes6 + min(0, nbytes)
-    return {side: (max(0, n), max(0, nbytes)) for side, (n, nbytes) in found.items()}
+    return {side: _left(engine, side, nworkers) for side in DIRECTIONS}
 
 
 def _left(engine: Engine, side: str, nworkers: int) -> tuple[int, int]:
@@ -104,10 +96,9 @@ def _left(engine: Engine, side: str, nworkers: int) -> tuple[int, int]:
     for i in range(nworkers):
         link = engine.link(f"lwaftr{i}.{side} -> {side}-sink{i}.rx").counters
         app = engine.apps[f"lwaftr{i}"].counters
-        own = [f"out-{what}" for what in OWN[side]]
-        packets += link["rxpackets"] - sum(app[f"{name}-packets"] for name in own)
-        nbytes += link["rxbytes"] - sum(app[f"{name}-bytes"] for name in own)
-    return packets, nbytes
+        packets += link["rxpackets"] - lwaftr_own.sent(app, side)
+        nbytes += link["rxbytes"] - lwaftr_own.sent(app, side, "bytes")
+    return max(0, packets), max(0, nbytes)
 
 
 def measure(engine: Engine, nworkers: int, duration: float) -> dict[str, Any]:

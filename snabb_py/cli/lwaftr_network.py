@@ -22,6 +22,7 @@ from snabb_py.cli.cards import parse_sim
 from snabb_py.cli.interfaces import Direction, Interface, Reading, attach
 from snabb_py.cli.lwaftr_ends import IPV4, IPV6
 from snabb_py.cli.lwaftr_options import app_drops
+from snabb_py.cli.lwaftr_own import received, sent
 from snabb_py.engine.config import Config, LinkSpec
 from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
@@ -36,6 +37,12 @@ MADE_UP_SOFTWIRES = 16384
 #: Ports that packets come in by and leave by -> the side that they come from.
 WAYS = {("v4", "v6"): IPV4, ("v6", "v4"): IPV6}
 TASKS = {IPV4: "encapsulation", IPV6: "decapsulation"}
+#: By the side that packets come from: ports that they come in by, and leave by.
+_SIDES = {
+    IPV4: (("v4",), ("v6",)),
+    IPV6: (("v6",), ("v4",)),
+    0: (("v4", "v6"), ("v4", "v6")),
+}
 #: Counters of what was never a packet that came in: an error that we did not send.
 _UNSENT = ("over-rate-limit", "out-by-policy", "out-by-rfc")
 #: Why a packet is lost that another counter counts, too: of a reassembly that is given
@@ -94,8 +101,30 @@ class LwaftrDirection(Direction):
             for spec, link in engine.links.items()
             if self._is_at_lwaftr(spec) and (n := link.counters["txdrop"])
         }
+        counts = self._without_own(engine, reading)
         drops = reading.drops | own | lost
-        return LwaftrReading(**{**vars(reading), "drops": drops})
+        return LwaftrReading(**{**vars(reading), **counts, "drops": drops})
+
+    def _without_own(self, engine: Engine, reading: Reading) -> dict[str, int]:
+        """Return what has come and left of others' packets.
+
+        What one B4 sends to another is taken out of its tunnel in one direction and put
+        into the other's in the other one, and counts in both.
+        """
+        counters: Counter[str] = Counter()
+        for name in self.lwaftrs:
+            counters.update(engine.apps[name].counters)
+        came, left = _SIDES[self.side]
+        offered = reading.offered - sum(received(counters, side) for side in came)
+        forwarded = reading.forwarded - sum(sent(counters, side) for side in left)
+        nbytes = reading.bytes - sum(sent(counters, side, "bytes") for side in left)
+        if self.side == IPV4:
+            offered += counters["hairpin-ipv4-packets"]
+        elif self.side == IPV6:
+            forwarded += counters["hairpin-ipv4-packets"]
+            nbytes += counters["hairpin-ipv4-bytes"]
+        counts = {"offered": offered, "forwarded": forwarded, "bytes": nbytes}
+        return {name: max(0, n) for name, n in counts.items()}
 
     def _is_at_lwaftr(self, spec: LinkSpec) -> bool:
         source, target = self.ports

@@ -120,8 +120,9 @@ def program(  # noqa: PLR0913 - the options of a program
     goes between two IPv4 addresses stays in order. Their counters are summed. The
     limits of ICMP errors are shared out among them, too: each sends its part.
 
-    Drops are shown by the names of counters. Packets, Mpps and Gbps are those that
-    left, ICMP errors and fragments among them. Lost is what came and was dropped, each
+    Drops are shown by the names of counters. Offered, forwarded, Mpps and Gbps are
+    without what the lwAFTR says for itself, or is told: ARP, neighbour discovery,
+    pings of it, ICMP errors that it sends. Lost is what came and was dropped, each
     packet and fragment once; drops have more than that: errors that were not sent, why
     a reassembly was given up, and that ICMP for nobody gets no answer (RFC 7596, 8.1).
 

@@ -391,14 +391,14 @@ int worker_run(struct worker *worker, int cpu, const char *name)
     worker->next_tick = worker->now + NS_PER_TICK;
     __atomic_store_n(&worker->running, 1, __ATOMIC_RELEASE);
     while (!__atomic_load_n(&worker->stop, __ATOMIC_ACQUIRE)) {
+        if (unlikely(__atomic_load_n(&worker->pause, __ATOMIC_RELAXED)))
+            stand_still(worker);
         /* A look before the exchange: an exchange each breath would own the line. */
         struct plan *next = __atomic_load_n(&worker->next, __ATOMIC_RELAXED);
         if (unlikely(next))
             next = __atomic_exchange_n(&worker->next, NULL, __ATOMIC_ACQUIRE);
         if (unlikely(next)) /* still: it may have been retracted */
             take_plan(worker, next);
-        if (unlikely(__atomic_load_n(&worker->pause, __ATOMIC_RELAXED)))
-            stand_still(worker);
         breathe(worker);
     }
     freelist_flush(worker->freelist);

@@ -127,6 +127,7 @@ class Engine:
                 raise ConfigError(f"{name}: {value!r} is not a whole number")
             check_range(name, value, low, high)
         self.nworkers = workers
+        self.is_modelled = breath_ns > 0
         self.network: Network = Network()
         self.config: Config = Config()
         self.timers = Timers()
@@ -216,12 +217,20 @@ class Engine:
 
     # -- changing the network --------------------------------------------------
 
-    def commit(self, config: Config, *, timeout: float = 5.0) -> Actions:
+    def commit(
+        self,
+        config: Config,
+        *,
+        timeout: float = 5.0,
+        between: Callable[[], None] | None = None,
+    ) -> Actions:
         """Make the running network the one that `config` says.
 
         Args:
             config: copied; may be changed afterwards without effect.
             timeout: seconds that a worker has to take its plan.
+            between: called at the last moment of the old network. Modelled time stands
+                still from there to the new one.
 
         Returns:
             What was done.
@@ -244,7 +253,7 @@ class Engine:
             change = self._build(network, actions)
             self.handed_over_at = time.monotonic()
             try:
-                self._hand_over(change, timeout)
+                self._hand_over(change, timeout, between)
             except SnabbError:
                 self._undo(change)
                 raise
@@ -368,7 +377,12 @@ class Engine:
         old = self._apps.get(running.name)
         return old is not None and old.row is running.row
 
-    def _hand_over(self, change: Change, timeout: float) -> None:
+    def _hand_over(
+        self,
+        change: Change,
+        timeout: float,
+        between: Callable[[], None] | None = None,
+    ) -> None:
         """Publish to each worker and wait.
 
         Workers that run Python come first: only they can fail to answer, and then
@@ -396,7 +410,14 @@ class Engine:
                 ],
                 [k for k in unlinked if self._worker_of(k) == worker.number],
             )
-            worker.publish(plan)
+            with contextlib.ExitStack() as stack:
+                if between:
+                    if self.is_modelled:
+                        worker.pause()
+                        stack.callback(worker.resume)
+                    between()
+                    between = None
+                worker.publish(plan)
             worker.wait(timeout)
 
     def _worker_of(self, link: RunningLink) -> int:

@@ -282,6 +282,15 @@ def capture(n: int) -> bytes:
     return header + record * n
 
 
+def test_the_rest_of_a_damaged_capture_is_a_drop(tmp_path: Path) -> None:
+    path = tmp_path / "in.pcap"
+    path.write_bytes(capture(3) + b"\xff" * 16 + bytes(60))
+    done = snabb("forward", f"pcap:{path}", "null", "--json")
+    (direction,) = json.loads(done.stdout.splitlines()[-1])["directions"]
+    assert (direction["forwarded"], direction["lost"]) == (3, 1)
+    assert direction["drops"] == {"a-in drop-damaged-file": 1}
+
+
 def test_a_capture_on_stdout_is_alone_there(tmp_path: Path) -> None:
     path = tmp_path / "in.pcap"
     path.write_bytes(capture(100))

@@ -254,7 +254,7 @@ def test_a_cable_without_a_device_has_the_testers_limit(lab: Lab) -> None:
         4,
     )
     assert "no result, the tester" in output
-    assert "is more than the tester can do" in output.splitlines()[-1]
+    assert "it is more than the tester can do" in output.splitlines()[-1]
 
 
 @needs

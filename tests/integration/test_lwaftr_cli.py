@@ -402,7 +402,22 @@ def test_run_counts_what_waits_in_vain(
     summary = carry("--conf", silent, *ends, "--workers", workers)
     (decap,) = (d for d in summary["directions"] if d["offered"])
     assert decap["offered"] == decap["lost"] == 640
+    assert decap["forwarded"] == 0, "its own ARP requests are no packets of others"
     assert decap["drops"] == {"drop-next-hop-unresolved-ipv4-packets": 640}
+
+
+@pytest.mark.parametrize(
+    "name", some(("arp", "ndp", "ping-with", "hairpin", "ttl-1", "echo-request"))
+)
+def test_what_is_offered_is_forwarded_or_lost(name: str, tmp_path: Path) -> None:
+    """What an lwAFTR says for itself, or is told, is none of it."""
+    case = ALL[name]
+    v4, v6, *_ = files(case, tmp_path)[1:]
+    ends = ["--v4", f"pcap:{v4}", "--v6", f"pcap:{v6}"]
+    summary = carry("--conf", case.config, *ends)
+    assert summary["counters"], "it has done something"
+    for direction in summary["directions"]:
+        assert direction["offered"] == direction["forwarded"] + direction["lost"]
 
 
 def test_run_says_who_does_not_answer(silent: Path) -> None:

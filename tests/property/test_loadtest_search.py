@@ -50,7 +50,7 @@ def test_the_limit_is_found_to_the_precision(
         assert limit == Limit(high)
         assert bench.asked == [high]
     elif device < low:
-        assert limit == Limit(None, low, Verdict.LOST)
+        assert limit == Limit(None, low, None, Verdict.LOST)
     else:
         assert limit.rate is not None
         assert limit.failed is not None
@@ -67,12 +67,16 @@ def test_what_the_tester_cannot_send_is_not_the_devices_failure(
     a: float, b: float, device: float, tester: float, precision: float
 ) -> None:
     low, high = ordered(a, b)
-    limit = Search(low, high, precision).run(Bench(device, tester, precision))
+    bench = Bench(device, tester, precision)
+    limit = Search(low, high, precision).run(bench)
     assert limit.rate is None or limit.rate <= min(device, tester)
     if tester < min(device, high) * (1 - precision):
         assert limit.verdict is Verdict.SLOW
-        assert limit.rate is not None
-        assert tester * (1 - precision) <= limit.rate
+        assert limit.no_result is not None
+        assert limit.failed is None
+        if tester >= low:
+            assert limit.rate is not None
+            assert tester * (1 - precision) <= limit.rate * (1 + 1e-9)
     elif tester > device:
         assert limit.verdict in {None, Verdict.LOST}
 
@@ -95,7 +99,35 @@ def test_a_loss_says_more_than_a_tester_that_was_too_slow() -> None:
         return Finding(rate, rate * 0.9, next(script))
 
     limit = Search(1, 2, 0.5, retries=2).run(trial)
-    assert limit == Limit(0.9, 2, Verdict.LOST)
+    assert limit == Limit(0.9, 2, None, Verdict.LOST)
+
+
+VERDICTS = st.sampled_from([Verdict.PASSED, Verdict.LOST, Verdict.SLOW])
+
+
+@given(st.lists(VERDICTS, max_size=40), st.integers(0, 2))
+def test_the_limit_is_a_rate_that_passed_below_all_that_did_not(
+    verdicts: list[Verdict], retries: int
+) -> None:
+    # A tester that was held up while it settled has sent what was asked, and proves
+    # nothing all the same.
+    found: list[Finding] = []
+
+    def trial(rate: float) -> Finding:
+        verdict = verdicts[len(found)] if len(found) < len(verdicts) else Verdict.LOST
+        found.append(Finding(rate, rate, verdict))
+        return found[-1]
+
+    limit = Search(1, 1000, 0.01, retries).run(trial)
+    passed = {f.asked for f in found if f.verdict is Verdict.PASSED}
+    assert limit.rate == max(passed, default=None)
+    tried = {f.asked: f.verdict for f in found if f.asked not in passed}
+    lost = {f.asked for f in found if f.verdict is Verdict.LOST} - passed
+    assert limit.failed == min(lost, default=None)
+    assert limit.verdict is None or limit.verdict in {Verdict.LOST, Verdict.SLOW}
+    if limit.no_result is not None:
+        assert limit.no_result == min(tried)
+        assert limit.failed is None or limit.no_result < limit.failed
 
 
 def test_a_device_that_falls_silent_ends_the_search() -> None:

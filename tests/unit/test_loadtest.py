@@ -1,5 +1,6 @@
 """Trials against a wire that does harm, in modelled time: each fault has its name."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from snabb_py.apps.basic import Police
 from snabb_py.apps.fault import Fault
 from snabb_py.apps.traffic import Generator
+from snabb_py.cli.interfaces import engine_settings
 from snabb_py.cli.loadtest_network import Arrival, Network, Path, is_own, own
 from snabb_py.cli.loadtest_report import describe, path_line, verdict_text
 from snabb_py.cli.loadtest_search import Verdict
@@ -17,6 +19,7 @@ from snabb_py.cli.loadtest_transient import RAMPS, ramp_up
 from snabb_py.cli.loadtest_trial import LoadTest, Timing
 from snabb_py.engine.app import App
 from snabb_py.engine.config import Config
+from snabb_py.engine.engine import Engine
 from snabb_py.errors import ConfigError
 from tests.harness import small_engine
 
@@ -87,6 +90,20 @@ def test_each_fault_has_its_name_and_only_what_is_lost_counts() -> None:
     assert "damaged" in path_line(path)
 
 
+def test_a_device_that_damages_packets_loses_them() -> None:
+    with loaded(around((Fault, {"seed": 3, "corrupt": 0.3}), is_own=False)) as bench:
+        outcome = bench.trial(PPS)
+        corrupted = bench.engine.apps["dut0"].counters["corrupted"]
+    (path,) = outcome.paths
+    assert outcome.verdict is Verdict.LOST
+    assert path.lost == sum(path.notes.values())
+    # But for bits of the Ethernet header, 14 bytes of 124, which nothing protects.
+    assert corrupted * 0.8 < path.lost <= corrupted
+    assert {"bad-ip-checksum", "bad-l4-checksum", "foreign"} <= path.notes.keys()
+    assert "damaged in their IP header" in path_line(path)
+    assert "damaged above it" in path_line(path)
+
+
 def test_duplicates_do_not_make_losses_good() -> None:
     wire = (Fault, {"seed": 1, "drop": 0.1, "duplicate": 1.0})
     with loaded(around(wire)) as bench:
@@ -141,6 +158,57 @@ def test_a_generator_that_cannot_keep_its_rate_is_the_testers_limit() -> None:
     assert path.rate == pytest.approx(64e6, rel=0.02)
     assert outcome.finding.sent == path.rate
     assert "missed-late" in verdict_text(outcome)
+
+
+def test_what_was_missed_while_it_settled_spoils_the_trial_and_is_named() -> None:
+    class HeldUp(LoadTest):
+        held_up = False
+
+        def _wait(self, *args: Any) -> None:
+            if not self.held_up:
+                self.held_up = True
+                with self.engine.paused():
+                    time.sleep(0.05)
+            super()._wait(*args)
+
+    timing = Timing(duration=0.02, drain=0.05, settle=0.1)
+    with small_engine(busy=True) as engine:
+        outcome = HeldUp(engine, around((Fault, {})), timing).trial(1e5)
+    (path,) = outcome.paths
+    assert outcome.verdict is Verdict.SLOW
+    assert path.missed_before["missed-late"] > 1000
+    assert "while it settled missed-late: " in verdict_text(outcome)
+
+
+def test_drops_are_those_of_the_trials_own_packets() -> None:
+    police = (Police, {"rate_gbps": 0.5})
+    timing = Timing(duration=0.02, drain=0.05, overload=0.3, settle=0.02)
+    with loaded(around(police), timing=timing, overload_pps=20e6) as bench:
+        for _ in range(3):
+            outcome = bench.trial(PPS)
+            (path,) = outcome.paths
+            assert outcome.verdict is Verdict.LOST
+            assert outcome.drops == {"dut0 drop-policed": path.lost}
+
+
+@pytest.mark.need("two-cpus")
+def test_a_cards_loss_is_told_once() -> None:
+    network = own(
+        [],
+        TrafficOptions(size="64"),
+        bidir=False,
+        hops=200,
+        police=None,
+    )
+    with (
+        engine_settings(network.interfaces, log=print) as settings,
+        Engine(**settings) as engine,
+    ):
+        outcome = LoadTest(engine, network, TIMING).trial(14e6)
+    (path,) = outcome.paths
+    # So many hops are more than any machine can do at line rate.
+    assert path.lost > 0
+    assert outcome.drops == {"a-card drop-rx-fifo-full": path.lost}
 
 
 def test_a_bursts_allowance_is_used_up_before_the_trial() -> None:

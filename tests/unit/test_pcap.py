@@ -118,7 +118,7 @@ def test_an_absurd_length_ends_reading(save: Save, length: int) -> None:
     path = save(header() + record(A) + bad + bytes(300000))
     with Harness(PcapReader(path)) as harness:
         assert harness.drain() == [A]
-        assert harness.counters == {"end-bad-record": 1}
+        assert harness.counters == {"drop-damaged-file": 1}
         assert harness.app.supervise() == (
             f"{path}: no record at byte 100; the rest is not read"
         )
@@ -264,7 +264,7 @@ def test_a_loop_over_a_file_that_is_replaced(save: Save) -> None:
         path.write_bytes(b"no capture any more" * 100000)
         harness.received()
         assert set(harness.drain()) == {C}
-        assert harness.counters["end-bad-record"] >= 1
+        assert harness.counters["drop-damaged-file"] >= 1
 
 
 @pytest.mark.parametrize("nframes", [1, 3, 3000])
@@ -488,7 +488,7 @@ def test_ng_large_packets(save: Save) -> None:
     ],
 )
 def test_ng_blocks_that_end_reading(save: Save, bad: bytes) -> None:
-    assert read(save(ng([A]) + bad + enhanced(B))) == ([A], {"end-bad-record": 1})
+    assert read(save(ng([A]) + bad + enhanced(B))) == ([A], {"drop-damaged-file": 1})
 
 
 def test_ng_a_long_block_that_is_cut_off(save: Save) -> None:
