@@ -127,7 +127,6 @@ class Engine:
                 raise ConfigError(f"{name}: {value!r} is not a whole number")
             check_range(name, value, low, high)
         self.nworkers = workers
-        self.is_modelled = breath_ns > 0
         self.network: Network = Network()
         self.config: Config = Config()
         self.timers = Timers()
