@@ -11,6 +11,9 @@ from snabb_py.cli.run import printable
 from snabb_py.engine.instances import Instance, find
 from snabb_py.errors import SnabbError
 
+#: What is said where there is no instance.
+NOTHING = "nothing runs here"
+
 
 def shown(word: str) -> str:
     """Return a word of somebody else's as a terminal may have it."""
@@ -111,7 +114,9 @@ def program(*, as_json: bool) -> None:
         for one in found:
             print(json.dumps(one))
         return
-    if found:
+    if not found:
+        print(NOTHING)
+    else:
         print(f"{'PID':>10}  {'UPTIME':>12}  {'CPUS':<12}  PROGRAM")
     for one in found:
         print(line_of(one))

@@ -150,7 +150,10 @@ class Change:
         ]
 
     def workers(self, cpus: Mapping[int, str]) -> list[dict[str, Any]]:
-        """Return how busy each worker was, and how long packets waited for it."""
+        """Return how busy each worker was, and how long packets waited for it.
+
+        A worker that had no packets has no gaps: None.
+        """
         return [
             self._worker(name, row, cpus.get(int(name), ""))
             for name, row in self.new.counters("workers")
@@ -163,6 +166,10 @@ class Change:
         counts, old = self.new.histogram(gaps), self.old.histogram(gaps)
         since = [b - a for a, b in zip(old or [0] * len(counts), counts, strict=False)]
         longest = row.get("longest-gap-ns", 0)
+
+        def gap(share: float) -> int | None:
+            return min(percentile(since, share), longest) if any(since) else None
+
         load = self.rate(row.get("busy-ns", 0), before.get("busy-ns", 0)) / NS
         return {
             "worker": int(name),
@@ -171,8 +178,8 @@ class Change:
             "load": round(min(load, 1.0), 4),
             "breaths": row.get("breaths", 0),
             "gap_ns": {
-                "p50": min(percentile(since, 0.5), longest),
-                "p99": min(percentile(since, 0.99), longest),
+                "p50": gap(0.5),
+                "p99": gap(0.99),
                 "max": longest,
             },
         }

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 
 import click
 
-from snabb_py.cli.ps import complain
+from snabb_py.cli.ps import NOTHING, complain
 from snabb_py.cli.readings import Watch
 from snabb_py.cli.stop import Stop
 from snabb_py.cli.top_text import lines_of
@@ -15,6 +16,8 @@ from snabb_py.cli.usage import Number, Whole
 
 #: Seconds between the two readings that the first report is made of.
 FIRST_INTERVAL = 0.5
+#: Terminals that only lines can be written to.
+PLAIN = {"dumb", "unknown", ""}
 
 
 class Beat:
@@ -51,7 +54,7 @@ def follow(
                 print(json.dumps({"instances": reports}), flush=True)
             else:
                 text = "\n".join(line for r in reports for line in lines_of(r))
-                print(text or "nothing runs here", flush=True)
+                print(text or NOTHING, flush=True)
             if once or is_over(watch, pid):
                 return
 
@@ -62,6 +65,11 @@ def is_over(watch: Watch, pid: int | None) -> bool:
         return False
     complain(f"process {pid} has ended")
     return True
+
+
+def is_screen() -> bool:
+    """Return whether stdout is a terminal that a table can live on."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in PLAIN
 
 
 @click.command("top", epilog="Ctrl-C ends it with exit status 0.")
@@ -83,8 +91,8 @@ def program(*, pid: int | None, once: bool, interval: float, as_json: bool) -> N
 
     Of each: how busy its workers are, what comes in and goes out by its interfaces,
     what it drops and why, and what passes each link. On a terminal it is a table that
-    lives; the arrow keys choose an instance, q ends it. Elsewhere each report is lines
-    of text.
+    lives; the arrow keys choose an instance, q ends it. Elsewhere, and where TERM is
+    dumb, each report is lines of text.
 
     Load is the share of the time that a worker spent in breaths with work; a gap is the
     time from one such breath to the next: so long may a packet wait for its turn.
@@ -103,7 +111,7 @@ def program(*, pid: int | None, once: bool, interval: float, as_json: bool) -> N
     watch = Watch(pid, complain)
     beat = Beat(interval)
     with contextlib.closing(watch):
-        if not once and not as_json and sys.stdout.isatty():
+        if not once and not as_json and is_screen():
             from snabb_py.cli.top_live import live
 
             live(watch, pid, beat)

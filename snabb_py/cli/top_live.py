@@ -9,11 +9,17 @@ import tty
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from snabb_py.cli.ps import shown
+from snabb_py.cli.ps import NOTHING, shown
 from snabb_py.cli.readings import Watch
 from snabb_py.cli.run import rates, with_unit
 from snabb_py.cli.stop import Stop
-from snabb_py.cli.top_text import Report, drop_texts, lines_of, title_of, worker_text
+from snabb_py.cli.top_text import (
+    Report,
+    drop_texts,
+    lines_of,
+    title_of,
+    worker_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -78,7 +84,7 @@ class View:
                 for i, report in enumerate(self.reports)
             ]
         if not self.reports:
-            parts.append(Text("nothing runs here", no_wrap=True))
+            parts.append(Text(NOTHING, no_wrap=True))
         else:
             parts += self._details(self.reports[self.at], width)
         if self.said:
@@ -92,9 +98,10 @@ class View:
         if width < NARROW:
             return [
                 Text(line, no_wrap=True, overflow="ellipsis")
-                for line in lines_of(report)
+                for line in lines_of(report, width)
             ]
-        head = [title_of(report), *map(worker_text, report["workers"])]
+        workers = ("".join(worker_text(worker)) for worker in report["workers"])
+        head = [title_of(report), *workers]
         lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in head]
         return [*lines, *(t for t in tables(report) if t.row_count)]
 

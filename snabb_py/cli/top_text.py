@@ -1,12 +1,16 @@
 """Reports of `snabb-py top` as lines of text."""
 
 import shlex
+import textwrap
 from typing import Any
 
 from snabb_py.cli.ps import shown, uptime
 from snabb_py.cli.run import rates, with_unit
 
 Report = dict[str, Any]
+INDENT = "  "
+#: Columns that a name has at least beside what is said of it.
+SHORTEST = 12
 
 
 def title_of(report: Report) -> str:
@@ -15,15 +19,19 @@ def title_of(report: Report) -> str:
     return shown(f"{report['pid']}  {uptime(report['seconds'])}  {command}")
 
 
-def worker_text(worker: Report) -> str:
-    """Return how a worker is."""
+def worker_text(worker: Report) -> tuple[str, str]:
+    """Return which worker it is, and how it is."""
     gap = worker["gap_ns"]
     cpus = f" (CPU {worker['cpus']})" if worker["cpus"] else ""
-    return (
-        f"worker {worker['worker']}{cpus}: load {worker['load']:.0%}, gap "
-        f"{gap['p50'] / 1e3:.1f} us median, {gap['p99'] / 1e3:.1f} us p99, "
-        f"{gap['max'] / 1e3:.1f} us longest ever"
+    return f"worker {worker['worker']}{cpus}: ", (
+        f"load {worker['load']:.0%}, gap {_time(gap['p50'])} median, "
+        f"{_time(gap['p99'])} p99, {_time(gap['max'])} longest ever"
     )
+
+
+def _time(ns: int | None) -> str:
+    """Return a time as text; there is none where nothing was measured."""
+    return f"{ns / 1e3:.1f} us" if ns else "-"
 
 
 def flow_text(flow: Report) -> str:
@@ -40,20 +48,60 @@ def drop_texts(report: Report) -> list[tuple[str, str, str]]:
     ]
 
 
-def lines_of(report: Report) -> list[str]:
-    """Return a report as lines."""
-    lines = [title_of(report)]
-    lines += [f"  {worker_text(worker)}" for worker in report["workers"]]
-    lines += [
-        f"  {one['app']} {shown(one['interface'])}: in {flow_text(one['in'])}; "
-        f"out {flow_text(one['out'])}"
+def parts_of(report: Report) -> list[tuple[str, str]]:
+    """Return the lines of a report behind its title: a name, and what is said of it."""
+    parts = [worker_text(worker) for worker in report["workers"]]
+    parts += [
+        (
+            f"{one['app']} {shown(one['interface'])}: ",
+            f"in {flow_text(one['in'])}; out {flow_text(one['out'])}",
+        )
         for one in report["interfaces"]
     ]
-    lines += [
-        f"  drop {reason}: {rate} ({n})" for reason, rate, n in drop_texts(report)
+    parts += [
+        (f"drop {reason}: ", f"{rate} ({n})") for reason, rate, n in drop_texts(report)
     ]
-    lines += [
-        f"  link {link['link']}: {flow_text(link)}, {link['waiting']} waiting"
+    parts += [
+        (f"link {link['link']}: ", f"{flow_text(link)}, {link['waiting']} waiting")
         for link in report["links"]
     ]
+    return parts
+
+
+def lines_of(report: Report, width: int | None = None) -> list[str]:
+    """Return a report as lines.
+
+    Args:
+        report: of an instance.
+        width: columns that there are: names are shortened, and what does not fit beside
+            them comes below; None: any number.
+    """
+    title = title_of(report)
+    if width is None:
+        return [title, *(f"{INDENT}{name}{text}" for name, text in parts_of(report))]
+    lines = [shortened(title, width)]
+    for name, text in parts_of(report):
+        lines += narrow_lines(name, text, width)
     return lines
+
+
+def narrow_lines(name: str, text: str, width: int) -> list[str]:
+    """Return a line in so many columns; in lines of their own where it is too long."""
+    room = width - len(INDENT) - len(text)
+    if room >= min(len(name), SHORTEST):
+        return [f"{INDENT}{shortened(name, room)}{text}"]
+    below = textwrap.wrap(
+        text,
+        max(width, SHORTEST),
+        initial_indent=2 * INDENT,
+        subsequent_indent=2 * INDENT,
+    )
+    return [INDENT + shortened(name, max(width - len(INDENT), 1)), *below]
+
+
+def shortened(name: str, width: int) -> str:
+    """Return a name in so many columns: what is cut out is in the middle."""
+    if len(name) <= width:
+        return name
+    end = (width - 1) // 2
+    return f"{name[: width - 1 - end]}…{name[len(name) - end :]}"

@@ -93,6 +93,29 @@ def test_any_width_and_no_escapes(width: int) -> None:
     assert "\x1b" not in output.getvalue()
 
 
+@pytest.mark.parametrize("width", [40, 60, 69])
+@pytest.mark.parametrize("link", [LINK, f"{'a' * 50}.tx -> {'b' * 50}.rx"])
+def test_names_are_shortened_before_numbers(width: int, link: str) -> None:
+    before, after = rows(0), rows(123_456_789, dropped=98_765)
+    for some in (before, after):
+        some[f"links/{link}"] = some.pop(f"links/{LINK}")
+    change = Change(Reading(0.0, before), Reading(1.0, after))
+    lines = lines_of(report(1, change), width)
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    for number in ("123.457 Mpps", "(123,456,789)", "98.765 kpps", "(98,765)"):
+        assert number in text
+    assert "longest ever" in text
+
+
+def test_an_idle_worker_has_no_gaps() -> None:
+    change = Change(Reading(0.0, rows(0)), Reading(1.0, rows(0)))
+    found = report(1, change)
+    (worker,) = found["workers"]
+    assert worker["gap_ns"] == {"p50": None, "p99": None, "max": 0}
+    assert "gap - median, - p99, - longest ever" in "\n".join(lines_of(found))
+
+
 def test_keys_choose() -> None:
     change = Change(Reading(0.0, rows(0)), Reading(1.0, rows(9)))
     view = View()
