@@ -6,7 +6,7 @@ Each class documents its ports and counters; the work is done in basic.c.
 from typing import Any
 
 from snabb_py._native import ffi, lib
-from snabb_py.engine.app import App, Ports, check_range
+from snabb_py.engine.app import App, Ports, check_range, plain
 from snabb_py.errors import ConfigError
 
 #: Local experimental EtherType 1 (IEEE 802): what our own test frames carry.
@@ -287,7 +287,7 @@ class Police(App):
         overhead_bytes: int = WIRE_OVERHEAD,
     ) -> None:
         if not 0 < rate_gbps <= 1000:  # noqa: PLR2004 - the same number as in the text
-            raise ConfigError(f"rate_gbps: {rate_gbps:g} is not within 0 to 1000")
+            raise ConfigError(f"rate_gbps: {plain(rate_gbps)} is not within 0 to 1000")
         check_range("overhead_bytes", overhead_bytes, 0, 1000)
         rate = rate_gbps / 8  # bytes per ns
         if burst_bytes is None:

@@ -29,7 +29,7 @@ LACKING = {
 }
 IPV4, IPV6 = 4, 6
 IPV6_HALF = 64  # bits of an address that count
-VLANS = 4096
+VLANS = 4095  # the last number is reserved (802.1Q, table 9-2)
 MOST_FLOWS = 2**48
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
@@ -83,15 +83,22 @@ def numbers(name: str, value: str | int, parse: Callable[[str], int]) -> range:
     Raises:
         ConfigError: it is neither.
     """
-    first, _, last = str(value).partition("-")
+    first, dash, last = str(value).partition("-")
     try:
-        result = range(parse(first), parse(last or first) + 1)
+        low, high = parse(first), parse(last if dash else first)
     except ValueError:
-        result = range(0)
-    if not result:
         kind = _KINDS[parse]
-        raise ConfigError(f'{name}: "{value}" is neither {kind} nor FIRST-LAST')
-    return result
+        raise ConfigError(
+            f'{name}: "{value}" is neither {kind} nor FIRST-LAST'
+        ) from None
+    if low > high:
+        raise _backwards(name, value)
+    return range(low, high + 1)
+
+
+def _backwards(name: str, value: str | int) -> ConfigError:
+    first, _, last = str(value).partition("-")
+    return ConfigError(f'{name}: "{value}" is LAST-FIRST: say {last}-{first}')
 
 
 _PARSERS = {
@@ -164,10 +171,12 @@ class Range:
                 ends = [network[0], network[-1]]
         except ValueError:
             ends = []
-        if not ends or ends[0].version != ends[1].version or ends[0] > ends[1]:  # type: ignore[operator]
+        if not ends or ends[0].version != ends[1].version:
             raise ConfigError(
                 f'{name}: "{text}" is neither an address, nor FIRST-LAST, nor a prefix'
             )
+        if int(ends[0]) > int(ends[1]):
+            raise _backwards(name, text)
         version = ends[0].version
         return cls(name, int(ends[0]), int(ends[1]) - int(ends[0]) + 1, version)
 

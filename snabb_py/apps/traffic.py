@@ -457,7 +457,7 @@ def udp_frames(  # noqa: PLR0913 - all have defaults
     dst_mac: str = "02:00:00:00:00:02",
     src_ip: str | None = None,
     dst_ip: str | None = None,
-    src_port: int | str = "49152-65535",
+    src_port: int | str = "49184-65535",
     dst_port: int | str = 7,
     stamp: bool = True,
     timed: bool = False,
@@ -473,15 +473,16 @@ def udp_frames(  # noqa: PLR0913 - all have defaults
         sizes: bytes of a frame with FCS, 64 to 10244, or several in the order in which
             they are sent, such as IMIX; default: the least that holds all.
         flows: 1 to 2^20.
-        vlan: number of an 802.1Q tag, 0 to 4095; its 4 bytes count in the size.
+        vlan: number of an 802.1Q tag, 0 to 4094; its 4 bytes count in the size.
         ipv6: else IPv4.
         src_mac: default: a locally administered address.
         dst_mac: the same.
         src_ip: default: of the networks that are set aside for testers,
             198.18.0.0/15 (RFC 2544, appendix C) and 2001:2::/48 (RFC 5180, 8).
         dst_ip: the same.
-        src_port: default: the dynamic ones (RFC 6335, 6).
-        dst_port: default: echo, as in the test frames of RFC 2544, appendix C.
+        src_port: default: the dynamic ones (RFC 6335, 6) from 0xc020 on, that of the
+            test frames of RFC 2544, C.2.6.4; tcpdump takes 49152 for another protocol.
+        dst_port: default: echo, as there.
         stamp: as for Template.
         timed: as for Template.
         grow: a size too small to hold it all becomes the least that does.
@@ -502,7 +503,7 @@ def udp_frames(  # noqa: PLR0913 - all have defaults
         check_range("size", size, least, lib.PACKET_SMALL_SIZE + FCS_SIZE)
     check_range("number of sizes", len(sizes), 1, 2**20)
     check_range("flows", flows, 1, 2**20)
-    check_range("vlan", vlan or 0, 0, 4095)
+    check_range("vlan", vlan or 0, 0, 4094)
     if ipv6:
         parse_ip, header = parse_ipv6, _ipv6_header
         src, dst = "2001:2:0:1::1-2001:2:0:1::ffff", "2001:2:0:2::1"

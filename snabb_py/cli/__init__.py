@@ -155,6 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(sys, name) is None:  # closed before we came
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):
+        if type(sys.stdout.buffer) in {io.BufferedWriter, io.FileIO}:
+            sys.stdout = _named(sys.stdout)
         # A terminal that lacks a character is no reason to stop; as stderr is anyway.
         sys.stdout.reconfigure(errors="backslashreplace")
     # Programs without an ending of their own are unwound: what they hold is given back.
@@ -174,6 +176,30 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except (click.UsageError, SnabbError, OSError, MemoryError) as error:
         sys.exit(_fail(error))
+
+
+class _Stdout(io.FileIO):
+    """The file of stdout; errors say that it is this one."""
+
+    def write(self, data: Any, /) -> int:
+        """Write; see io.RawIOBase."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "stdout"
+            raise
+
+
+def _named(stdout: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return the same with a `_Stdout` below it."""
+    raw = _Stdout(stdout.fileno(), "w", closefd=False)
+    is_buffered = isinstance(stdout.buffer, io.BufferedWriter)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw) if is_buffered else raw,
+        stdout.encoding,
+        line_buffering=stdout.line_buffering,
+        write_through=stdout.write_through,
+    )
 
 
 def _fail(error: Exception) -> int:

@@ -37,7 +37,7 @@ PIPE_BUF = select.PIPE_BUF
 FINISH_TIMEOUT = 1.0
 LONGEST_NAME = 64  #: bytes of a link's name in the file
 
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 class Size(click.ParamType[int]):
@@ -51,7 +51,7 @@ class Size(click.ParamType[int]):
         """Return the number."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d{1,12})([kMG]?)", str(value), re.ASCII)
+        match = re.fullmatch(r"(\d{1,12})([kKMG]?)", str(value), re.ASCII)
         if not match:
             self.fail(
                 f'"{value}" is no size such as 1000000, 100k, 10M or 1G', param, ctx

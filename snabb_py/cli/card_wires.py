@@ -213,7 +213,9 @@ def parse_number(name: str, text: str) -> int:
 
 
 def parse_sizes(text: str) -> tuple[int, ...] | None:
-    """Return the sizes of frames in their order: "64", "64+1518", "imix".
+    """Return the sizes of frames in their order: "64", "64,1518", "imix".
+
+    A wire's options have commas between them: there it is "64+1518".
 
     "": None, the smallest that there can be.
 
@@ -224,9 +226,9 @@ def parse_sizes(text: str) -> tuple[int, ...] | None:
         return None
     if text == "imix":
         return IMIX
-    if not re.fullmatch(r"[0-9]+(\+[0-9]+)*", text):
-        raise ValueError(f'size: "{text}" is neither bytes, N+N..., nor imix')
-    return tuple(parse_number("size", size) for size in text.split("+"))
+    if not re.fullmatch(r"[0-9]+([+,][0-9]+)*", text):
+        raise ValueError(f'size: "{text}" is neither bytes, several in turn, nor imix')
+    return tuple(parse_number("size", size) for size in re.split("[+,]", text))
 
 
 def parse_rate(text: str, frames: Sequence[Template]) -> dict[str, Any]:

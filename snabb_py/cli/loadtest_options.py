@@ -104,7 +104,7 @@ def _traffic_options(command: F) -> F:
         click.option(
             "--size",
             default="",
-            metavar="N[+N]...|imix",
+            metavar="N[,N]...|imix",
             help="Bytes with FCS: one, several in turn, 7 x 64 + 4 x 594 + 1 x 1518; "
             "the least there can be.",
         ),

@@ -15,7 +15,7 @@ from snabb_py.cli.card_wires import make_frames
 from snabb_py.cli.usage import as_option
 from snabb_py.errors import ConfigError
 
-RATE = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]{1,3})?)([kMG]?)(pps|bps)")
+RATE = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]{1,3})?)([kMG]?)(pps|bps)?")
 FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 #: What bits a second count, beside those of the frame without FCS.
 OVERHEADS = {"wire": WIRE_OVERHEAD, "frame": FCS_SIZE}
@@ -31,8 +31,9 @@ NETWORKS = {
     "4": ("198.18.0.1-198.18.255.254", "198.19.0.1"),
     "6": ("2001:2:0:1::1-2001:2:0:1::ffff", "2001:2:0:2::1"),
 }
-#: and UDP ports: dynamic ones (RFC 6335, 6), echo (RFC 2544, C.2.6.4).
-PORTS = ("49152-65535", "7")
+#: and UDP ports (RFC 2544, C.2.6.4): of the dynamic ones (RFC 6335, 6) from 0xc020 on,
+#: echo.
+PORTS = ("49184-65535", "7")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Rate:
 
 
 def parse_rate(text: str) -> Rate:
-    """Return a rate: "14.88Mpps", "500kpps", "2.5Gbps", "100Mbps".
+    """Return a rate: "14.88Mpps", "500kpps", "500", "2.5Gbps", "100Mbps".
 
     Raises:
         ValueError: it is none, or 0.

@@ -213,11 +213,14 @@ def check_interval(seconds: float) -> float:
     return seconds
 
 
-def report_every(letter: str, name: str, default: float, text: str) -> Callable[[F], F]:
+def report_every(
+    letter: str, name: str, default: float, text: str, *aliases: str
+) -> Callable[[F], F]:
     """Return the option of a report's interval."""
     return click.option(
         f"-{letter}",
         f"--{name}-report-interval",
+        *aliases,
         f"{name}_interval",
         type=Number(0, 86400),
         callback=lambda _ctx, _param, value: check_interval(value),
@@ -235,7 +238,7 @@ def report_every(letter: str, name: str, default: float, text: str) -> Callable[
 @click.argument("conf", type=PATH)
 @click.argument("sock")
 @report_every("k", "link", 60, "each link's packets and losses")
-@report_every("l", "load", 1, "each port's packets and rates")
+@report_every("l", "load", 1, "each port's packets and rates", "--interval")
 @report_every("D", "debug", 600, "all counters")
 @click.option(
     "-B",

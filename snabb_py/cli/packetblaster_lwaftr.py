@@ -160,7 +160,7 @@ def program(  # noqa: PLR0913 - the options of a program
         raise click.UsageError("give --size or --imix")
     if side == "both" and len(words) > 2:  # noqa: PLR2004 - an lwAFTR's sides
         raise click.UsageError("both sides have two interfaces at most")
-    rate = Rate.of(rate_text or "max")
+    rate = Rate.of("max" if rate_text is None else rate_text)
     table, known = load(conf, bt)
     is_stamped = stamp or latency or receive is not None
     least = max(LEAST_FRAME, HEADERS + (TIMED if latency else 0)) + FCS_SIZE

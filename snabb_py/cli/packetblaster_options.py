@@ -12,6 +12,7 @@ import click
 from snabb_py.cli.interfaces import PCI_ADDRESS
 from snabb_py.cli.options import card_options, engine_options, report_options
 from snabb_py.cli.usage import Whole
+from snabb_py.engine.app import plain
 from snabb_py.errors import ConfigError
 from snabb_py.nic.intel82599_config import LINK_MBPS
 
@@ -66,7 +67,7 @@ class Rate:
         if not least <= value <= most:
             unit = "bps" if is_bits else "pps"
             raise ConfigError(
-                f'--rate: "{text}" is not within {least:g} to {most:.12g} {unit}'
+                f'--rate: "{text}" is not within {plain(least)} to {plain(most)} {unit}'
             )
         return cls(text, bps=value) if is_bits else cls(text, pps=value)
 

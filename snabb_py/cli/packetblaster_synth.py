@@ -29,8 +29,8 @@ from snabb_py.errors import ConfigError
 #: What varies where flows are asked for and nobody says what makes them: addresses of
 #: RFC 2544, appendix C, and RFC 5180, 8; ports of RFC 6335, 6.
 FLOWS = {
-    False: {"src_ip": "198.18.0.1-198.18.255.254", "src_port": "49152-65535"},
-    True: {"src_ip": "2001:2:0:1::1-2001:2:0:1::ffff", "src_port": "49152-65535"},
+    False: {"src_ip": "198.18.0.1-198.18.255.254", "src_port": "49184-65535"},
+    True: {"src_ip": "2001:2:0:1::1-2001:2:0:1::ffff", "src_port": "49184-65535"},
 }
 VLAN_RANGE = "vlan"
 #: Arguments that are options, too.
@@ -175,7 +175,7 @@ def program(  # noqa: PLR0913 - the options of a program
     if imix and size is not None:
         raise click.UsageError("give --size or --imix")
     is_stamped = stamp or latency or receive is not None
-    rate = Rate.of(rate_text or "max")
+    rate = Rate.of("max" if rate_text is None else rate_text)
     ranges = parse_ranges({name: texts[name] for name in NAMES})
     is_ipv6 = ipv6 or any(r.version == IPV6 for r in ranges)
     if flows and not any(r.n > 1 for r in ranges):

@@ -172,6 +172,12 @@ def sending_ns(elapsed_ns: int, before: int, packets: int) -> float:
     return elapsed_ns * packets / before if before else 0
 
 
+def plain(number: float) -> str:
+    """Return a number as people write it: 4294967296, not 4.29497e+09."""
+    is_whole = isinstance(number, int) or number.is_integer()
+    return str(int(number)) if is_whole else f"{number:.15g}"
+
+
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Refuse an argument out of range.
 
@@ -179,7 +185,5 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         ConfigError: value is not within low..high, both included.
     """
     if not low <= value <= high:
-        digits = (
-            str(n) if isinstance(n, int) else f"{n:g}" for n in (value, low, high)
-        )
-        raise ConfigError("{}: {} is not within {} to {}".format(name, *digits))
+        numbers = map(plain, (value, low, high))
+        raise ConfigError("{}: {} is not within {} to {}".format(name, *numbers))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from snabb_py.engine.app import plain
 from snabb_py.engine.bpf import compile_expression
 from snabb_py.errors import ConfigError
 
@@ -49,12 +50,16 @@ def _text(value: object) -> str:
 def _number(value: object, low: float, high: float, unit: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(
-            f"expected a number, {low:g} to {high:g}{unit}, not {show(value)}"
+            f"expected a number, {plain(low)} to {plain(high)}{unit}, not {show(value)}"
         )
     if isinstance(value, int) and abs(value) > 10**18:
-        raise ConfigError(f"the number is not within {low:g} to {high:g}{unit}")
+        raise ConfigError(
+            f"the number is not within {plain(low)} to {plain(high)}{unit}"
+        )
     if not low <= value <= high:
-        raise ConfigError(f"{value:g} is not within {low:g} to {high:g}{unit}")
+        raise ConfigError(
+            f"{plain(value)} is not within {plain(low)} to {plain(high)}{unit}"
+        )
     return value
 
 
@@ -62,7 +67,7 @@ def _whole(low: int, high: int, unit: str = "") -> Callable[[object], int]:
     def convert(value: object) -> int:
         number = _number(value, low, high, unit)
         if number != int(number):
-            raise ConfigError(f"expected a whole number, not {number:g}")
+            raise ConfigError(f"expected a whole number, not {plain(number)}")
         return int(number)
 
     return convert

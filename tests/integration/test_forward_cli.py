@@ -291,6 +291,16 @@ def test_the_rest_of_a_damaged_capture_is_a_drop(tmp_path: Path) -> None:
     assert direction["drops"] == {"a-in drop-damaged-file": 1}
 
 
+def test_a_full_stdout_is_named() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [*SNABB, "--version"],
+            check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("snabb-py: use stdout: No space left on device")
+
+
 def test_a_capture_on_stdout_is_alone_there(tmp_path: Path) -> None:
     path = tmp_path / "in.pcap"
     path.write_bytes(capture(100))

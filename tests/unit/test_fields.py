@@ -200,13 +200,13 @@ def test_flows_and_numbers_go_on_when_the_rate_changes() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "wrong"),
     [
-        ("src_ip", "198.51.100.7-198.51.100.1", "neither an address"),
+        ("src_ip", "198.51.100.7-198.51.100.1", "say 198.51.100.1-198.51.100.7"),
         ("src_ip", "198.51.100.7/24", "neither an address"),
         ("src_ip", "::1-10.0.0.1", "neither an address"),
         ("src_ip", "example.com", "neither an address"),
         ("src_ip", "2001:db8::/32", "only the lower 64 bits"),
         ("src_port", "1-65536", "neither a port, 0 to 65535, nor FIRST-LAST"),
-        ("vlan", "4096", "neither a VLAN, 0 to 4095, nor FIRST-LAST"),
+        ("vlan", "4096", "neither a VLAN, 0 to 4094, nor FIRST-LAST"),
         ("dst_mac", "02:00:00:00:00:0", "neither a MAC address nor FIRST-LAST"),
     ],
 )

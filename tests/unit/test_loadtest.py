@@ -208,7 +208,9 @@ def test_a_cards_loss_is_told_once() -> None:
     (path,) = outcome.paths
     # So many hops are more than any machine can do at line rate.
     assert path.lost > 0
-    assert outcome.drops == {"a-card drop-rx-fifo-full": path.lost}
+    # The driver of a card has read them from it as drop-rx-missed.
+    assert "a-card drop-rx-fifo-full" in outcome.drops
+    assert not any("drop-rx-missed" in name for name in outcome.drops)
 
 
 def test_a_bursts_allowance_is_used_up_before_the_trial() -> None:
@@ -256,7 +258,7 @@ def test_another_testers_packets_are_not_ours() -> None:
 # ---- rates and frames --------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", ["64", "1518", "64+1518", "imix"])
+@pytest.mark.parametrize("size", ["64", "1518", "64,1518", "imix"])
 def test_units_count_the_bytes_that_they_say(size: str) -> None:
     wire = TrafficOptions(size=size).make()
     frame = TrafficOptions(size=size, unit="frame").make()
@@ -272,15 +274,21 @@ def test_units_count_the_bytes_that_they_say(size: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0pps", "0Gbps", "10", "-1pps", "1e999pps", "nanbps", "1Tbps", "1 pps"]
+    "text",
+    ["", "0pps", "0Gbps", "10 ", "-1pps", "1e999pps", "nanbps", "1Tbps", "1 pps"],
 )
 def test_what_is_no_rate(text: str) -> None:
     with pytest.raises(ValueError, match="is no rate above 0"):
         parse_rate(text)
 
 
+def test_without_a_unit_a_rate_is_packets_a_second() -> None:
+    assert parse_rate("10k").value == parse_rate("10kpps").value == 10e3
+    assert not parse_rate("10").is_bits
+
+
 def test_frames_with_room_bear_the_time_and_others_do_not() -> None:
-    traffic = TrafficOptions(size="64+70+1518").make()
+    traffic = TrafficOptions(size="64,70,1518").make()
     assert [t.timed for t in traffic.timed().frames[:3]] == [False, True, True]
     assert len(traffic.timed().frames) == len(traffic.frames)
 

@@ -125,7 +125,7 @@ KINDS: list[dict[str, Any]] = [
     {},
     {"ipv6": True},
     {"vlan": 5},
-    {"vlan": 4095, "ipv6": True, "timed": True},
+    {"vlan": 4094, "ipv6": True, "timed": True},
     {"timed": True},
     {"stamp": False},
 ]
@@ -151,6 +151,8 @@ def test_every_frame_is_right(kind: dict[str, Any], size: int | None) -> None:
 
 def test_the_least_frame_holds_a_stamp() -> None:
     [frame] = udp_frames(64)
+    # The ports of RFC 2544, C.2.6.4.
+    assert frame.frame[34:38] == bytes.fromhex("c020 0007")
     assert len(frame.frame) == 60
     [packet] = generate(1, [frame])
     assert packet[-STAMP:] == stamp(0)
