@@ -206,6 +206,11 @@ def test_what_was_sent_and_missed_is_what_was_asked_for(seconds: str) -> None:
     assert direction["gbps"] / direction["mpps"] * 1e3 == pytest.approx(84 * 8, 1e-4)
 
 
+def test_one_packet_has_the_rate_that_was_asked_for() -> None:
+    result = blast("synth", "null", "--rate", "1pps", "--count", "1")
+    assert result["directions"][0]["mpps"] == 1e-6
+
+
 def test_a_report_has_nothing_received_that_is_not_sent() -> None:
     done = snabb(
         *("packetblaster", "synth", "sim", "--stamp", "--json", "--interval", "0.02"),
