@@ -69,4 +69,5 @@ class Pace(FiniteSource):
     def sending_ns(self) -> float:
         """See `FiniteSource`."""
         state = self.state
-        return sending_ns(state.last - state.begun, state.before, state.passed)
+        took = sending_ns(state.last - state.begun, state.before, state.passed)
+        return took or float(self.config.per_packet * state.passed)

@@ -304,7 +304,8 @@ class Generator(FiniteSource):
         state = self.state
         if not self._has_begun:
             return 0
-        return sending_ns(state.last - state.begun, state.before, state.sent)
+        took = sending_ns(state.last - state.begun, state.before, state.sent)
+        return took or float(self.config.mean * state.sent)
 
     @property
     def _has_begun(self) -> bool:

@@ -8,10 +8,11 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from snabb_py.apps.netdev import step
 from snabb_py.errors import ConfigError
 
 #: Seconds of CPU time that work may take, and seconds until it must have ended.
@@ -33,22 +34,26 @@ def confined(work: Callable[[], bytes], name: str, most: int) -> bytes:
 
     Raises:
         ConfigError: it raised one, or something else; it took more than it may.
+        DeviceError: there can be no process.
     """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reader)
-        _work(work, name, writer)
-    os.close(writer)
+    child = 0
     reply = bytearray()
     try:
+        with step("start a process"), _uninterrupted():
+            reader, writer = os.pipe()
+            child = os.fork()
+            if not child:
+                os.close(reader)
+                _work(work, name, writer)
+        os.close(writer)
         with os.fdopen(reader, "rb", buffering=0) as file:
             while len(reply) <= most + 1 and (more := file.read(1 << 20)):
                 reply += more
     finally:
         # It is of no use any more, whatever ended this.
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        if child:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
     if reply[:1] == DONE and len(reply) <= most + 1:
         return bytes(reply[1:])
     if reply[:1] == REFUSED:
@@ -63,11 +68,22 @@ def confined(work: Callable[[], bytes], name: str, most: int) -> bytes:
     raise ConfigError(f"{name}: building it takes more than {MOST_MIB} MiB")
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C until later: what is called at a fork would swallow its exception."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(work: Callable[[], bytes], name: str, writer: int) -> NoReturn:
     """Do the work as the child, and end; what a child prints nobody has asked for."""
     try:
         for number in (signal.SIGINT, *TIMERS):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, *TIMERS))
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)

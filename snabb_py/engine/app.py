@@ -154,7 +154,10 @@ class FiniteSource(App):
 
     @property
     def sending_ns(self) -> float:
-        """How long its packets took so far, the last ones' own time too; 0: unknown."""
+        """How long its packets took so far, the last ones' own time too; 0: unknown.
+
+        Where they went at once it is what their rate gives them.
+        """
         return 0
 
 
