@@ -1,21 +1,19 @@
 """`snabb-py metrics`: what instances count, as Prometheus has it."""
 
 import contextlib
-import gzip
 import os
 import tempfile
-from collections.abc import Mapping
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from snabb_py.cli.metrics_server import PAGE, Answer, Server, listen
-from snabb_py.cli.ps import complain, shown
+from snabb_py.cli.ps import complain
 from snabb_py.cli.readings import Watch
 from snabb_py.cli.stop import Stop
 from snabb_py.cli.usage import PATH, Number
-from snabb_py.errors import WRITE_HINTS, ConfigError, DeviceError, SnabbError
+from snabb_py.errors import WRITE_HINTS, ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -44,30 +42,24 @@ def serve(registry: "CollectorRegistry", address: str) -> None:
         ConfigError: the address is none of this machine's.
         DeviceError: its port cannot be had.
     """
-    listener = listen(address, *parse_address(address))
-    host, port = listener.getsockname()[:2]
-    host = f"[{host}]" if ":" in host else host
-    server = Server(listener, lambda fields: page(registry, fields))
-    with contextlib.closing(server), Stop() as stop:
-        complain(f"metrics at http://{host}:{port}{PAGE}")
-        while stop.wait(server.left, server.fileno()):
-            server.step()
+    from snabb_py.cli.metrics_server import PAGE, Server, application
 
-
-def page(registry: "CollectorRegistry", fields: Mapping[str, str]) -> Answer:
-    """Return the metrics as who asks with these header fields takes them."""
-    from prometheus_client.exposition import choose_encoder, gzip_accepted
-
-    encode, kind = choose_encoder(fields.get("accept", ""))
-    try:
-        content = encode(registry)
-    except (SnabbError, OSError) as error:  # a directory of somebody else's, no files
-        complain(str(error))
-        return Answer.saying("500 Internal Server Error", shown(str(error)))
-    if not gzip_accepted(fields.get("accept-encoding", "")):
-        return Answer("200 OK", {"Content-Type": kind}, content)
-    encoding = {"Content-Type": kind, "Content-Encoding": "gzip"}
-    return Answer("200 OK", encoding, gzip.compress(content))
+    with Server(address, *parse_address(address), application(registry)) as server:
+        host = (
+            f"[{server.server_name}]"
+            if ":" in server.server_name
+            else server.server_name
+        )
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            complain(f"metrics at http://{host}:{server.server_port}{PAGE}")
+            with Stop() as stop:
+                while stop.wait(3600):
+                    pass
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def write(registry: "CollectorRegistry", path: Path) -> None:

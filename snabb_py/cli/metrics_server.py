@@ -1,224 +1,176 @@
-"""An HTTP server of one page, for any number of clients that may want nothing of it.
+"""The HTTP server of `snabb-py metrics`: the standard library's, with bounds.
 
-One thread serves all. Each connection is for one request and has a deadline; when there
-are too many, the oldest goes that has asked for nothing yet.
+Any number of clients may come and want nothing of it. A connection is for one request
+and has a deadline; when there are too many, the oldest goes.
 """
 
+import errno
 import resource
-import selectors
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Iterable
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from snabb_py.errors import ConfigError, DeviceError
+from snabb_py.cli.ps import complain, shown
+from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
-#: Seconds that a client has for its request, and then for taking the answer.
-PATIENCE = 5.0
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from prometheus_client import CollectorRegistry
+
+#: Seconds that a client has for its request, and then for the answer.
+PATIENCE, ANSWER_PATIENCE = 5.0, 30.0
 #: Clients at once, and the share of the file descriptors that may be theirs: making the
 #: page takes some.
 MOST_CLIENTS, SHARE = 32, 4
-LONGEST_REQUEST = 16 * 1024
-#: Connections that the kernel holds for us.
-BACKLOG = 128
 #: Seconds until it is looked at again whether there are file descriptors.
 RETRY = 0.1
-
-CHUNK = 65536
 PAGE = "/metrics"
-TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What is sent: status and its reason, header fields, content."""
+def application(registry: "CollectorRegistry") -> "WSGIApplication":
+    """Return what answers requests: there is but one page."""
+    from prometheus_client import make_wsgi_app
 
-    status: str
-    fields: Mapping[str, str]
-    content: bytes
+    metrics = make_wsgi_app(registry)
+    one_at_a_time = threading.Lock()
 
-    @classmethod
-    def saying(cls, status: str, line: str) -> Self:
-        """Return one of a line of text."""
-        return cls(status, TEXT, f"{line}\n".encode())
+    def answer(
+        environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        has_content = environ["REQUEST_METHOD"] != "HEAD"
+        if not has_content:
+            environ["REQUEST_METHOD"] = "GET"
+        if environ["PATH_INFO"] != PAGE:
+            is_root = environ["PATH_INFO"] == "/"
+            start_response("200 OK" if is_root else "404 Not Found", TEXT)
+            content: Iterable[bytes] = [f"metrics are at {PAGE}\n".encode()]
+        else:
+            try:
+                with one_at_a_time:
+                    content = metrics(environ, start_response)
+            except (SnabbError, OSError) as error:  # a directory of somebody else's
+                complain(str(error))
+                start_response("500 Internal Server Error", TEXT)
+                content = [f"{shown(str(error))}\n".encode()]
+        return content if has_content else []
 
-    def encode(self, *, has_content: bool) -> bytes:
-        """Return it as bytes for the wire (RFC 9112)."""
-        fields = {
-            **self.fields,
-            "Content-Length": str(len(self.content)),
-            "Connection": "close",
-        }
-        lines = [f"HTTP/1.1 {self.status}", *(f"{k}: {v}" for k, v in fields.items())]
-        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        return head + (self.content if has_content else b"")
-
-
-#: Header fields of a request, their names in lower case -> what there is at `PAGE`.
-Page = Callable[[Mapping[str, str]], Answer]
-
-
-def answer_to(request: str, page: Page) -> bytes:
-    """Return what is sent to a request, which is a head without a body."""
-    first, *rest = request.split("\r\n")
-    words = first.split(" ")
-    if len(words) != 3 or not words[2].startswith("HTTP/1."):  # noqa: PLR2004
-        return Answer.saying("400 Bad Request", "no HTTP").encode(has_content=True)
-    method, target, _ = words
-    path = target.partition("?")[0]
-    if method not in {"GET", "HEAD"}:
-        answer = Answer.saying("405 Method Not Allowed", "GET and HEAD are allowed")
-    elif path == PAGE:
-        parts = (line.partition(":") for line in rest)
-        answer = page({name.lower(): value.strip() for name, _, value in parts})
-    elif path == "/":
-        answer = Answer.saying("200 OK", f"metrics are at {PAGE}")
-    else:
-        answer = Answer.saying("404 Not Found", f"metrics are at {PAGE}")
-    return answer.encode(has_content=method != "HEAD")
+    return answer
 
 
-def listen(address: str, host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+class _Handler(WSGIRequestHandler):
+    """Of a request."""
+
+    timeout = PATIENCE  # of each read
+    server: "Server"
+
+    def get_environ(self) -> "WSGIEnvironment":
+        """Go on when a request is there; who is too slow from now on is dropped."""
+        self.connection.settimeout(None)
+        self.server.extend(self.connection)
+        return super().get_environ()
+
+    def log_message(self, *_: object) -> None:
+        """Keep no log."""
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    """Serves an application until it is shut down.
 
     Args:
         address: host and port in the user's words.
         host: a name or a number.
         port: 0: any.
+        app: what answers.
 
     Raises:
         ConfigError: the address is none of this machine's.
         DeviceError: its port cannot be had.
     """
-    try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except socket.gaierror as error:
-        raise ConfigError(f'--listen: "{address}": {error.strerror}') from None
-    family, _, _, _, where = found[0]
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        hint = "choose another with --listen"
-        raise DeviceError(f"listen at {address}", error.errno or 0, hint) from None
-    return listener
 
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_port = False
+    request_queue_size = 128
 
-@dataclass(eq=False)
-class Client:
-    """A connection."""
-
-    socket: socket.socket
-    deadline: float
-    request: bytearray = field(default_factory=bytearray)
-    answer: memoryview = field(default_factory=lambda: memoryview(b""))
-
-
-class Server:
-    """Serves a page whenever `step` is called.
-
-    Args:
-        listener: ours from now on.
-        page: makes it.
-    """
-
-    def __init__(self, listener: socket.socket, page: Page) -> None:
-        self._page = page
+    def __init__(
+        self, address: str, host: str, port: int, app: "WSGIApplication"
+    ) -> None:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = min(MOST_CLIENTS, max(limit // SHARE, 1))
-        self._listener = listener
-        self._selector = selectors.EpollSelector()
-        self._selector.register(listener, selectors.EVENT_READ)
-        self._accept_at = 0.0  # not before; 0: the listener is looked at
-        self._clients: dict[Client, None] = {}  # the oldest first
+        self._deadlines: dict[socket.socket, float] = {}  # the oldest first
+        try:
+            found = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            self.address_family, _, _, _, where = found[0]
+            super().__init__(where, _Handler)  # type: ignore[arg-type] # or IPv6's four
+        except socket.gaierror as error:
+            raise ConfigError(f'--listen: "{address}": {error.strerror}') from None
+        except OSError as error:
+            hint = "choose another with --listen"
+            raise DeviceError(f"listen at {address}", error.errno or 0, hint) from None
+        self.set_app(app)
 
-    def fileno(self) -> int:
-        """Return the descriptor that is readable when there is something to do."""
-        return self._selector.fileno()
+    def server_bind(self) -> None:
+        """Bind, without asking for our own name: that may take long."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
 
-    @property
-    def left(self) -> float:
-        """Seconds until there is something to do in any case."""
-        times = [client.deadline for client in self._clients]
-        if self._accept_at:
-            times.append(self._accept_at)
-        return min(times, default=time.monotonic() + 3600) - time.monotonic()
+    # -- connections -----------------------------------------------------------
 
-    def step(self) -> None:
-        """Do what can be done at once."""
-        if self._accept_at and time.monotonic() >= self._accept_at:
-            self._accept_at = 0.0
-            self._selector.register(self._listener, selectors.EVENT_READ)
-        for key, _ in self._selector.select(0):
-            if key.data is None:
-                self._accept()
-            elif key.data in self._clients:
-                self._serve(key.data)
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; without file descriptors wait for one, and not spin."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                self._drop_oldest()
+                time.sleep(RETRY)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have a thread serve a connection."""
+        if len(self._deadlines) >= self._most:
+            self._drop_oldest()
+        self._deadlines[request] = time.monotonic() + PATIENCE
+        super().process_request(request, client_address)
+
+    def extend(self, request: socket.socket) -> None:
+        """Give a connection the time for its answer, if it is not too late."""
+        if request in self._deadlines:
+            self._deadlines[request] = time.monotonic() + ANSWER_PATIENCE
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection that has been served."""
+        self._deadlines.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Drop who is late; called several times a second."""
         now = time.monotonic()
-        for client in [c for c in self._clients if c.deadline <= now]:
-            self._drop(client)
+        for request, deadline in list(self._deadlines.items()):
+            if deadline <= now:
+                self._drop(request)
 
-    def _accept(self) -> None:
+    def _drop_oldest(self) -> None:
+        if oldest := next(iter(list(self._deadlines)), None):
+            self._drop(oldest)
+
+    def _drop(self, request: socket.socket) -> None:
+        """End a connection; its thread finds that out, and closes it."""
+        self._deadlines.pop(request, None)
         try:
-            connection, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionError):
-            return
-        except OSError:  # too many open files: fewer, and not at once again
-            self._accept_at = time.monotonic() + RETRY
-            self._selector.unregister(self._listener)
-            self._make_room()
-            return
-        if len(self._clients) >= self._most:
-            self._make_room()
-        connection.setblocking(False)
-        client = Client(connection, time.monotonic() + PATIENCE)
-        self._clients[client] = None
-        self._selector.register(connection, selectors.EVENT_READ, client)
-
-    def _make_room(self) -> None:
-        """Drop the oldest client, rather one that has asked for nothing."""
-        silent = (client for client in self._clients if not client.answer)
-        if client := next(silent, next(iter(self._clients), None)):
-            self._drop(client)
-
-    def _serve(self, client: Client) -> None:
-        try:
-            if not client.answer:
-                self._receive(client)
-            if client.answer:
-                client.answer = client.answer[client.socket.send(client.answer) :]
-                if not client.answer:
-                    self._drop(client)
-        except BlockingIOError:
-            return
+            request.shutdown(socket.SHUT_RDWR)
         except OSError:
-            self._drop(client)
+            return  # the client was faster
 
-    def _receive(self, client: Client) -> None:
-        data = client.socket.recv(CHUNK)
-        client.request += data
-        head, end, _ = client.request.partition(b"\r\n\r\n")
-        if end:
-            client.answer = memoryview(answer_to(head.decode("latin-1"), self._page))
-            client.deadline = time.monotonic() + PATIENCE
-            self._selector.modify(client.socket, selectors.EVENT_WRITE, client)
-        elif not data or len(client.request) > LONGEST_REQUEST:
-            self._drop(client)
-
-    def _drop(self, client: Client) -> None:
-        del self._clients[client]
-        self._selector.unregister(client.socket)
-        client.socket.close()
-
-    def close(self) -> None:
-        """Drop all clients, and listen no more."""
-        for client in list(self._clients):
-            self._drop(client)
-        self._selector.close()
-        self._listener.close()
+    def handle_error(self, *_: object) -> None:
+        """Clients may end as they like."""
