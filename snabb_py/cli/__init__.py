@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(sys, name) is None:  # closed before we came
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):
-        if type(sys.stdout.buffer) in {io.BufferedWriter, io.FileIO}:
+        if sys.stdout is sys.__stdout__:  # which stays open
             sys.stdout = _named(sys.stdout)
         # A terminal that lacks a character is no reason to stop; as stderr is anyway.
         sys.stdout.reconfigure(errors="backslashreplace")
