@@ -3,6 +3,7 @@
 What it runs here is a script in place of all that PyInstaller gathers.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -272,13 +273,15 @@ def test_a_damaged_cache_is_made_anew(
     call(file, cache)
     (unpacked,) = (cache / PLACE).iterdir()
     damage(unpacked)
-    with subprocess.Popen(["flock", "--shared", unpacked, "cat"], stdin=-1) as running:
-        assert running.stdin is not None
+    running = os.open(unpacked, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(running, fcntl.LOCK_SH)
         for _ in range(2):
             assert_runs(call(file, cache, "a", "b"))
         # Who runs out of the old one keeps it.
         assert len(list((cache / PLACE).iterdir())) == 2
-        running.stdin.close()
+    finally:
+        os.close(running)
     assert (unpacked / "random").stat().st_size == 2**21
     damage(unpacked)
     assert_runs(call(file, cache, "a", "b"))
