@@ -35,13 +35,16 @@ static inline void count(struct app *app, uint32_t counter, uint64_t n)
     app->counters[counter] += n;
 }
 
-/* Whether there are no rings: they were left, now if they are to be. */
-static bool is_away(struct xdp_socket *socket)
+/* Whether there are no rings: they were left, now if they are to be. What is on them to
+ * be sent never will be. */
+static bool is_away(struct app *app)
 {
+    struct xdp_socket *socket = app->state;
     if (unlikely(xdp_has_left(socket)))
         return true;
     if (likely(!__atomic_load_n(&socket->leave, __ATOMIC_ACQUIRE)))
         return false;
+    count(app, XDP_DROP_TX_INTERFACE_DOWN, xdp_unsent(socket));
     /* Release: from here on we touch no ring. */
     __atomic_store_n(&socket->left, 1, __ATOMIC_RELEASE);
     return true;
@@ -145,7 +148,7 @@ static uint32_t xdp_pull(struct app *app)
     struct xdp_socket *socket = app->state;
     struct link *out = app->output[0];
     struct packet *burst[LINK_CAPACITY];
-    if (is_away(socket))
+    if (is_away(app))
         return 0;
     struct xdp_ring *ring = &socket->receive;
     uint32_t most = out ? min_u32(app->worker->burst, link_writable(out)) : POOL_CHUNK;
@@ -322,7 +325,7 @@ static uint32_t xdp_push(struct app *app)
     struct xdp_socket *socket = app->state;
     struct link *in = app->input[0];
     uint32_t moved = 0;
-    bool is_gone = is_away(socket);
+    bool is_gone = is_away(app);
     if (!is_gone) {
         reap(app);
         if (in && !socket->is_down)
@@ -350,7 +353,7 @@ static int xdp_arm(struct app *app, struct wake *wake)
     struct xdp_socket *socket = app->state;
     const struct link *in = app->input[0], *out = app->output[0];
     *wake = (struct wake){.fd = -1};
-    if (is_away(socket))
+    if (is_away(app))
         return ARM_READY;
     /* No event tells that the kernel would take more: its word for it is that half the
      * ring is free. */

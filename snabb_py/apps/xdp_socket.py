@@ -160,7 +160,6 @@ class XdpSocket(netdev.Followed):
         self._redirection: Redirection | None = None
         self._xdp: socket.socket | None = None
         self._rings: Rings | None = None
-        self._never_sent = 0  # by sockets that there were before
         with netdev.step(
             f"xdp:{self.ifname}: open a packet socket",
             {
@@ -189,9 +188,9 @@ class XdpSocket(netdev.Followed):
 
     @property
     def unsent(self) -> int:
-        """Frames that the kernel has not begun to send, or never will."""
-        here = int(lib.xdp_unsent(self.state)) if self._rings else 0
-        return self._never_sent + here
+        """Frames that the kernel has not begun to send; of a left ring none is ours."""
+        has_left = lib.xdp_has_left(self.state) or not self._rings
+        return 0 if has_left else int(lib.xdp_unsent(self.state))
 
     # -- opening ---------------------------------------------------------------
 
@@ -361,7 +360,6 @@ class XdpSocket(netdev.Followed):
     def _let_go(self) -> None:
         """Close the socket, and give the packets back that the kernel had."""
         if self._rings:
-            self._never_sent = self.unsent
             self._rings.close()
             self._rings = None
         if self._xdp:

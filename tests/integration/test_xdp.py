@@ -575,9 +575,11 @@ def test_what_a_deleted_interface_has_not_sent(cable: Cable) -> None:
         run("ip", "link", "del", cable.a)
         assert "was deleted" in str(harness.app.supervise())
         harness.breathe()
+        assert harness.app.unfinished == 0
         assert harness.app.supervise() is None  # nor is there a ring any more
         assert harness.app.state.nsending == 0
-        assert harness.app.unfinished == 3
+        assert harness.app.unfinished == 0
+        assert drops(harness) == {"drop-tx-interface-down": 3}
 
 
 def test_an_interface_that_comes_back_unfit(cable: Cable) -> None:
