@@ -160,13 +160,9 @@ class Forwarding:
 
     def counters(self, app: str) -> dict[str, int]:
         """Return an app's counters as they are now."""
-        return self.row(f"apps/{app}")
-
-    def row(self, name: str) -> dict[str, int]:
-        """Return a row of the counters as it is now."""
         directory = runtime_directory() / str(self.process.pid)
         reader = CountersReader(directory / "counters")
-        row = reader.read()[name]
+        row = reader.read()[f"apps/{app}"]
         reader.close()
         assert isinstance(row, dict)
         return row
