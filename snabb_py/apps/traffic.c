@@ -171,8 +171,8 @@ static HOT uint64_t make_packets(const struct generator_config *config,
 
 /* Make n packets and put them on a link that has room for them. */
 static void generator_make(const struct generator_config *config,
-                               struct generator_state *state, struct link *out,
-                               uint64_t now, uint32_t n)
+                           struct generator_state *state, struct link *out, uint64_t now,
+                           uint32_t n)
 {
     struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
     uint64_t bytes = make_packets(config, state, fresh, n, htobe64(now));

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snabb_py import __version__
-from snabb_py.cli.usage import Group, explain
+from snabb_py.cli.usage import Group, explain, one_line
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 if TYPE_CHECKING:
@@ -242,11 +242,8 @@ def _with_hint(error: Exception) -> Exception:
 
 def _complain(text: str) -> None:
     """Say what is wrong: one line, whatever the words have in them that it is about."""
-    line = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
     with contextlib.suppress(OSError):
-        print(f"snabb-py: {line}", file=sys.stderr)
+        print(f"snabb-py: {one_line(text)}", file=sys.stderr)
 
 
 def _forget_stdout() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from snabb_py.cli.run import printable
+from snabb_py.cli.usage import one_line
 from snabb_py.engine.instances import Instance, find
 from snabb_py.errors import SnabbError
 
@@ -17,14 +18,11 @@ NOTHING = "nothing runs here"
 
 def shown(word: str) -> str:
     """Return a word of somebody else's as a terminal may have it."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode()
-        for c in printable(word)
-    )
+    return one_line(printable(word))
 
 
 def complain(line: str) -> None:
-    """Say what is wrong with somebody else's files."""
+    """Say something besides what is asked for: one line on stderr."""
     print(f"snabb-py: {shown(line)}", file=sys.stderr, flush=True)
 
 
