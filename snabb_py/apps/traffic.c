@@ -625,17 +625,20 @@ static void end_run(struct run *run)
 static uint32_t checker_push(struct app *app)
 {
     const struct checker_config *config = app->config;
+    struct packet *burst[LINK_CAPACITY];
     uint32_t moved = 0;
     struct run run = {0};
     for (uint32_t i = 0; i < app->ninput; i++) {
         struct link *in = app->input[i];
-        uint32_t n = link_readable(in);
+        uint32_t n = link_receive_burst(in, burst, LINK_CAPACITY);
+        /* Taken off the link first, judged then: who looks at what was judged before he
+         * looks at what came never sees more of it. */
+        __atomic_signal_fence(__ATOMIC_RELEASE);
         for (uint32_t k = 0; k < n; k++) {
-            const struct packet *packet = *link_slot(in, in->read + k);
-            if (likely(run.stream && continue_run(&run, packet)))
+            if (likely(run.stream && continue_run(&run, burst[k])))
                 continue;
             end_run(&run);
-            struct checker_stream *stream = check(app, packet);
+            struct checker_stream *stream = check(app, burst[k]);
             run = (struct run){0};
             if (stream && !config->verify)
                 run = (struct run){.stream = stream,
@@ -644,7 +647,8 @@ static uint32_t checker_push(struct app *app)
                                    .next = stream->expected};
         }
         end_run(&run);
-        moved += link_discard(in, n);
+        packet_free_burst(app->worker->freelist, burst, n);
+        moved += n;
     }
     return moved;
 }
