@@ -1,128 +1,9 @@
-/* Header fields that vary: where they lie in a frame, which checksums cover them, and the
- * loops that write them. What is the same for each packet of a burst is done for all of
- * them at once, in vectors.
+/* Header fields that vary: the loops that make them. What is the same for each packet of a
+ * burst is done for all of them at once, in vectors.
  */
-#include "snabb_py/engine/offload.h"
 #include "snabb_py/engine/wire.h"
 
 #include "snabb_py/apps/fields.h"
-
-int fields_find(const uint8_t *frame, uint32_t length, uint32_t kind,
-                struct field_place *place)
-{
-    struct wire_ethernet ethernet;
-    struct wire_ip ip;
-    if (!wire_parse_ethernet(frame, length, &ethernet))
-        return -1;
-    switch (kind) {
-    case FIELD_DST_MAC:
-        *place = (struct field_place){.offset = 0, .size = 6};
-        return 0;
-    case FIELD_SRC_MAC:
-        *place = (struct field_place){.offset = 6, .size = 6};
-        return 0;
-    case FIELD_VLAN:
-        *place = (struct field_place){.offset = WIRE_ETHERNET_SIZE, .size = 2};
-        return ethernet.ntags ? 0 : -1;
-    default:
-        break;
-    }
-    if (!wire_parse_ip(frame, length, &ip))
-        return -1;
-    bool is_ipv4 = ip.version == 4;
-    if (kind == FIELD_SRC_IP || kind == FIELD_DST_IP) {
-        uint32_t offset = kind == FIELD_SRC_IP ? ip.source : ip.destination;
-        *place = (struct field_place){
-            .offset = (uint16_t)(is_ipv4 ? offset : offset + 8),
-            .size = is_ipv4 ? 4 : 8,
-            .sums = is_ipv4 ? FIELD_IN_IP_SUM | FIELD_IN_L4_SUM : FIELD_IN_L4_SUM,
-        };
-        return 0;
-    }
-    *place = (struct field_place){
-        .offset = (uint16_t)(ip.payload + (kind == FIELD_DST_PORT ? 2 : 0)),
-        .size = 2,
-        .sums = FIELD_IN_L4_SUM,
-    };
-    return (ip.protocol == WIRE_UDP || ip.protocol == WIRE_TCP) && !ip.is_fragment &&
-                   wire_has(length, ip.payload, 4)
-               ? 0
-               : -1;
-}
-
-/* Of part of a frame, from an even offset of it on. */
-static uint64_t sum_part(const uint8_t *frame, uint32_t begin, uint32_t size)
-{
-    return checksum_add(0, frame + begin, size);
-}
-
-/* What places that a checksum covers have added to its sum, to be taken off again. */
-static uint64_t sum_places(const uint8_t *frame, const struct field_layout *layout,
-                           uint32_t nplaces, uint32_t which)
-{
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < nplaces; i++)
-        if (layout->places[i].sums & which)
-            sum = checksum_add(sum, frame + layout->places[i].offset,
-                               layout->places[i].size);
-    return sum;
-}
-
-/* One's complement: taking off is adding the inverse. Less than 2^17. */
-static uint32_t without(uint64_t sum, uint64_t part)
-{
-    return checksum_fold(sum) + (uint32_t)(uint16_t)~checksum_fold(part);
-}
-
-/* Offset of the checksum of TCP, UDP or ICMPv6 within its header; 0: none is known. */
-static uint32_t checksum_offset(const struct wire_ip *ip)
-{
-    switch (ip->protocol) {
-    case WIRE_TCP:
-        return TCP_CHECKSUM;
-    case WIRE_UDP:
-        return UDP_CHECKSUM;
-    case WIRE_ICMPV6:
-        return ip->version == 6 ? 2 : 0;
-    default:
-        return 0;
-    }
-}
-
-void fields_sum(const uint8_t *frame, uint32_t length, uint32_t nplaces,
-                struct field_layout *layout)
-{
-    struct wire_ip ip;
-    layout->ip_checksum = layout->l4_checksum = 0;
-    if (!wire_parse_ip(frame, length, &ip))
-        return;
-    if (ip.version == 4) {
-        layout->ip_checksum = (uint16_t)(ip.header + IPV4_CHECKSUM);
-        uint64_t sum = sum_part(frame, ip.header, ip.payload - ip.header);
-        sum = without(sum, sum_part(frame, layout->ip_checksum, 2));
-        layout->ip_sum =
-            without(sum, sum_places(frame, layout, nplaces, FIELD_IN_IP_SUM));
-    }
-    uint32_t at = checksum_offset(&ip), size = ip.version == 4 ? 4 : 16;
-    uint32_t end = ip.version == 4
-                       ? ip.header + load_be16(frame + ip.header + IPV4_TOTAL_LENGTH)
-                       : ip.header + WIRE_IPV6_SIZE +
-                             load_be16(frame + ip.header + IPV6_PAYLOAD_LENGTH);
-    if (at == 0 || ip.is_fragment || end > length || end < ip.payload ||
-        !wire_has(end, ip.payload, at + 2))
-        return;
-    at += ip.payload;
-    if (ip.version == 4 && ip.protocol == WIRE_UDP && load_be16(frame + at) == 0)
-        return;
-    uint32_t n = end - ip.payload;
-    uint64_t sum = htobe16(ip.protocol) + (uint64_t)htobe16((uint16_t)n);
-    sum += sum_part(frame, ip.source, size) + sum_part(frame, ip.destination, size);
-    sum += sum_part(frame, ip.payload, n);
-    sum = without(sum, sum_part(frame, at, 2));
-    layout->l4_checksum = (uint16_t)at;
-    layout->is_udp = ip.protocol == WIRE_UDP;
-    layout->l4_sum = without(sum, sum_places(frame, layout, nplaces, FIELD_IN_L4_SUM));
-}
 
 /* ---- flows --------------------------------------------------------------- */
 
@@ -155,12 +36,39 @@ void fields_seek(const struct fields *fields, struct fields_state *state, uint64
 /* Into the clones that the loader chooses from. */
 #define INLINE static inline __attribute__((always_inline))
 
-/* The fields of some packets. */
+/* What varies in some packets. */
 struct fields_burst {
-    uint64_t bytes[FIELD_KINDS][FIELDS_BURST]; /* of each range, as they lie in a frame */
-    uint32_t ip_sums[FIELDS_BURST]; /* what they add to checksums: less than 2^21 */
+    uint64_t bytes[FIELD_SOURCES][FIELDS_BURST]; /* as they lie in a frame */
+    uint32_t ip_sums[FIELDS_BURST];              /* less than 2^22 */
     uint32_t l4_sums[FIELDS_BURST];
 };
+
+/* Begin with what templates have. */
+INLINE void burst_begin(struct fields_burst *burst, struct fields_words *made,
+                        const struct field_layout *const *layouts, uint32_t nlayouts,
+                        uint32_t turn, uint32_t n)
+{
+    const struct field_layout *layout = layouts[0];
+    if (nlayouts == 1) {
+        for (uint32_t i = 0; i < n; i++) {
+            burst->ip_sums[i] = layout->ip_sum;
+            burst->l4_sums[i] = layout->l4_sum;
+        }
+        for (uint32_t k = 0; k < layout->nwindows; k++)
+            for (uint32_t i = 0; i < n; i++)
+                made->words[k][i] = layout->windows[k].base;
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        layout = layouts[turn];
+        burst->ip_sums[i] = layout->ip_sum;
+        burst->l4_sums[i] = layout->l4_sum;
+        for (uint32_t k = 0; k < layout->nwindows; k++)
+            made->words[k][i] = layout->windows[k].base;
+        if (++turn == nlayouts)
+            turn = 0;
+    }
+}
 
 /* How many steps, `most` at most, only count on. */
 INLINE uint32_t field_run(const struct field_cycle *cycle,
@@ -192,8 +100,9 @@ INLINE void field_step(const struct field_cycle *cycle, struct field_count *coun
 /* Numbers that follow each other, as a frame has them. */
 INLINE void count_up(uint64_t *to, uint64_t value, uint32_t shift, uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++)
-        to[i] = htobe64((value + i) << shift);
+    uint64_t at = value << shift, step = 1ull << shift;
+    for (uint32_t i = 0; i < n; i++, at += step)
+        to[i] = htobe64(at);
 }
 
 /* The values of a range in n packets, flows that follow each other. */
@@ -213,12 +122,24 @@ INLINE void range_fill(const struct field_range *range, struct field_count *coun
     }
 }
 
-INLINE void add_to_sums(uint32_t *restrict sums, const uint64_t *restrict bytes,
-                        uint32_t n)
+/* What a range adds to the sums that cover it: that of IPv4 headers is never the only one. */
+INLINE void add_to_sums(struct fields_burst *burst, const struct field_range *range,
+                        const uint64_t *restrict bytes, uint32_t n)
 {
+    uint32_t ip = range->sums & FIELD_IN_IP_SUM ? UINT32_MAX : 0;
+    if (range->size <= 4) {
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t sum = ((uint32_t)bytes[i] & 0xffff) + ((uint32_t)bytes[i] >> 16);
+            burst->ip_sums[i] += sum & ip;
+            burst->l4_sums[i] += sum;
+        }
+        return;
+    }
     for (uint32_t i = 0; i < n; i++) {
         uint64_t two = (bytes[i] & 0xffff0000ffff) + (bytes[i] >> 16 & 0xffff0000ffff);
-        sums[i] += (uint32_t)two + (uint32_t)(two >> 32);
+        uint32_t sum = (uint32_t)two + (uint32_t)(two >> 32);
+        burst->ip_sums[i] += sum & ip;
+        burst->l4_sums[i] += sum;
     }
 }
 
@@ -236,111 +157,103 @@ INLINE void fields_fill(const struct fields *fields, struct fields_state *state,
             enter(fields, state);
         done += run;
     }
-    memset(burst->ip_sums, 0, n * sizeof(uint32_t));
-    memset(burst->l4_sums, 0, n * sizeof(uint32_t));
-    for (uint32_t i = 0; i < fields->nranges; i++) {
-        if (fields->ranges[i].sums & FIELD_IN_IP_SUM)
-            add_to_sums(burst->ip_sums, burst->bytes[i], n);
-        if (fields->ranges[i].sums & FIELD_IN_L4_SUM)
-            add_to_sums(burst->l4_sums, burst->bytes[i], n);
+    for (uint32_t i = 0; i < fields->nranges; i++)
+        if (fields->ranges[i].sums)
+            add_to_sums(burst, &fields->ranges[i], burst->bytes[i], n);
+}
+
+/* The checksums of n frames whose sums are these, without it. Zero is the one of two zeros
+ * that all but UDP may have. */
+INLINE void fields_finish(uint64_t *restrict checksums, const uint32_t *restrict sums,
+                          bool is_udp, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        /* checksum_fold(): the upper half of what its halves are together, with the
+         * lower one's carry. */
+        uint32_t sum = ~(sums[i] + (sums[i] << 16 | sums[i] >> 16)) >> 16;
+        checksums[i] = is_udp && sum == 0 ? 0xffff : sum;
     }
 }
 
-/* Write a field of each of n frames. A loop for each size: it is known then. */
-INLINE void fields_store(uint8_t *const *frames, uint32_t n,
-                         struct field_place place, const uint64_t *bytes)
+/* Put a part into n words. */
+INLINE void words_add(uint64_t *restrict words, const uint64_t *restrict bytes,
+                      int32_t shift, uint32_t n)
 {
-    uint32_t at = place.offset;
-    switch (place.size) {
-    case 2:
-#pragma GCC unroll 4
+    if (shift >= 0)
         for (uint32_t i = 0; i < n; i++)
-            memcpy(frames[i] + at, &bytes[i], 2);
-        break;
-    case 4:
-#pragma GCC unroll 4
+            words[i] |= bytes[i] << shift;
+    else
         for (uint32_t i = 0; i < n; i++)
-            memcpy(frames[i] + at, &bytes[i], 4);
-        break;
-    case 6:
-#pragma GCC unroll 4
-        for (uint32_t i = 0; i < n; i++)
-            memcpy(frames[i] + at, &bytes[i], 6);
-        break;
-    default:
-#pragma GCC unroll 4
-        for (uint32_t i = 0; i < n; i++)
-            memcpy(frames[i] + at, &bytes[i], 8);
-    }
+            words[i] |= bytes[i] >> -shift;
 }
 
-/* Write the checksum of each of n frames; sums: of the frames, without fields and without
- * it, and of the fields. Zero is the one of two zeros that all but UDP may have. */
-INLINE void fields_store_checksum(uint8_t *const *frames, uint32_t n, uint32_t at,
-                                  const uint32_t *restrict frame_sums,
-                                  const uint32_t *restrict field_sums, bool is_udp)
+/* Put two in at once, whose begin is not in front of the words. */
+INLINE void words_add_two(uint64_t *restrict words, const uint64_t *restrict a,
+                          int32_t a_shift, const uint64_t *restrict b, int32_t b_shift,
+                          uint32_t n)
 {
-    uint32_t values[FIELDS_BURST];
-    for (uint32_t i = 0; i < n; i++) { /* checksum_fold(), in vectors */
-        uint32_t sum = frame_sums[i] + field_sums[i];
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        values[i] = ~sum & 0xffff;
-    }
-    if (is_udp)
-        for (uint32_t i = 0; i < n; i++)
-            values[i] = values[i] ? values[i] : 0xffff;
-#pragma GCC unroll 4
     for (uint32_t i = 0; i < n; i++)
-        memcpy(frames[i] + at, &values[i], 2);
+        words[i] |= a[i] << a_shift | b[i] << b_shift;
 }
 
-/* Write the fields of n frames that have them in the same places, from the i-th on. */
-INLINE void fields_write_alike(const struct fields *fields,
-                               const struct fields_burst *burst,
-                               const struct fields_frames *all, uint32_t i,
-                               uint32_t n)
+/* Make the words of n frames that have windows in the same places, from the i-th on. */
+INLINE void words_make(struct fields_burst *burst, const struct field_layout *layout,
+                       struct fields_words *made, uint32_t i, uint32_t n)
 {
-    const struct field_layout *layout = all->layouts[i];
-    for (uint32_t k = 0; k < fields->nranges; k++)
-        fields_store(all->frames + i, n, layout->places[k], burst->bytes[k] + i);
     if (layout->ip_checksum)
-        fields_store_checksum(all->frames + i, n, layout->ip_checksum, all->ip_sums + i,
-                              burst->ip_sums + i, false);
+        fields_finish(burst->bytes[FIELD_IP_CHECKSUM] + i, burst->ip_sums + i, false, n);
     if (layout->l4_checksum)
-        fields_store_checksum(all->frames + i, n, layout->l4_checksum, all->l4_sums + i,
-                              burst->l4_sums + i, layout->is_udp);
+        fields_finish(burst->bytes[FIELD_L4_CHECKSUM] + i, burst->l4_sums + i,
+                      layout->is_udp, n);
+    for (uint32_t k = 0; k < layout->nwindows; k++) {
+        uint64_t *words = made->words[k] + i;
+        const struct field_part *part = layout->windows[k].parts;
+        uint32_t nparts = layout->windows[k].nparts;
+        if (nparts == 2 && part[0].shift >= 0 && part[1].shift >= 0) {
+            words_add_two(words, burst->bytes[part[0].source] + i, part[0].shift,
+                          burst->bytes[part[1].source] + i, part[1].shift, n);
+            continue;
+        }
+        for (uint32_t j = 0; j < nparts; j++)
+            words_add(words, burst->bytes[part[j].source] + i, part[j].shift, n);
+    }
 }
 
-INLINE void fields_write_burst(const struct fields *fields, struct fields_state *state,
-                               const struct fields_frames *all, uint32_t n)
+INLINE void burst_make(const struct fields *fields, struct fields_state *state,
+                       const struct field_layout *const *layouts, uint32_t nlayouts,
+                       uint32_t turn, uint32_t n, struct fields_words *made)
 {
     struct fields_burst burst;
+    burst_begin(&burst, made, layouts, nlayouts, turn, n);
     fields_fill(fields, state, &burst, n);
     if (likely(fields->is_uniform)) {
-        fields_write_alike(fields, &burst, all, 0, n);
+        words_make(&burst, layouts[0], made, 0, n);
         return;
     }
-    for (uint32_t i = 0; i < n; i++)
-        fields_write_alike(fields, &burst, all, i, 1);
+    for (uint32_t i = 0; i < n; i++) {
+        words_make(&burst, layouts[turn], made, i, 1);
+        if (++turn == nlayouts)
+            turn = 0;
+    }
 }
 
 /* Loops of a length that the compiler knows are a few vectors, without a rest. */
-HOT void fields_write(const struct fields *fields, struct fields_state *state,
-                      const struct fields_frames *all, uint32_t n)
+HOT void fields_make(const struct fields *fields, struct fields_state *state,
+                     const struct field_layout *const *layouts, uint32_t nlayouts,
+                     uint32_t turn, uint32_t n, struct fields_words *made)
 {
-    if (likely(n == FIELDS_BURST))
-        fields_write_burst(fields, state, all, FIELDS_BURST);
+    if (likely(n == FIELDS_BURST && nlayouts == 1))
+        burst_make(fields, state, layouts, 1, 0, FIELDS_BURST, made);
     else
-        fields_write_burst(fields, state, all, n);
+        burst_make(fields, state, layouts, nlayouts, turn, n, made);
 }
 
 void fields_begin(const struct fields *fields, const struct field_layout *layout,
                   uint8_t *frame)
 {
     struct fields_state state;
-    struct fields_frames one = {.frames = {frame}};
+    struct fields_words made;
     fields_seek(fields, &state, 0);
-    fields_take(&one, &layout, 1, 0, 1);
-    fields_write(fields, &state, &one, 1);
+    fields_make(fields, &state, &layout, 1, 0, 1, &made);
+    fields_put(layout, &made, 0, frame);
 }

@@ -9,35 +9,29 @@
 _Static_assert(sizeof(((struct fields *)0)->ranges) ==
                    FIELD_KINDS * sizeof(struct field_range),
                "a range of each kind");
+_Static_assert(sizeof(((struct field_layout *)0)->windows) ==
+                   FIELD_SOURCES * sizeof(struct field_window),
+               "a window for each range and checksum");
 
-enum { FIELDS_BURST = 32 };
+enum { FIELDS_BURST = 128 };
 
-/* Frames that are copies of templates. */
-struct fields_frames {
-    uint8_t *frames[FIELDS_BURST];
-    const struct field_layout *layouts[FIELDS_BURST];
-    uint32_t ip_sums[FIELDS_BURST]; /* of the layouts */
-    uint32_t l4_sums[FIELDS_BURST];
+/* What some packets have in the windows of their frames, in turn. */
+struct fields_words {
+    uint64_t words[FIELD_SOURCES][FIELDS_BURST];
 };
 
-/* Say whose copies the next n frames are, n <= FIELDS_BURST: of the layouts in turn,
- * from one on. */
-static inline void fields_take(struct fields_frames *all,
-                               const struct field_layout *const *layouts,
-                               uint32_t nlayouts, uint32_t turn, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        const struct field_layout *layout = layouts[turn];
-        all->layouts[i] = layout;
-        all->ip_sums[i] = layout->ip_sum;
-        all->l4_sums[i] = layout->l4_sum;
-        if (++turn == nlayouts)
-            turn = 0;
-    }
-}
+/* Make the words of the next n packets, n <= FIELDS_BURST, those of the next flows. They
+ * are copies of the templates of nlayouts layouts in turn, from one on. */
+void fields_make(const struct fields *fields, struct fields_state *state,
+                 const struct field_layout *const *layouts, uint32_t nlayouts,
+                 uint32_t turn, uint32_t n, struct fields_words *made);
 
-/* Make the next n frames, n <= FIELDS_BURST, those of the next flows. */
-void fields_write(const struct fields *fields, struct fields_state *state,
-                  const struct fields_frames *all, uint32_t n);
+/* Write what varies in a copy of a layout's template, the i-th of them. */
+static inline void fields_put(const struct field_layout *layout,
+                              const struct fields_words *made, uint32_t i, uint8_t *frame)
+{
+    for (uint32_t k = 0; k < layout->nwindows; k++)
+        memcpy(frame + layout->windows[k].offset, &made->words[k][i], sizeof(uint64_t));
+}
 
 #endif

@@ -251,7 +251,7 @@ class Fields:
             ffi.memmove(data + place.offset + r.size - width, value, width)
             if i < len(self._varying):
                 layout.places[i] = place[0]
-        lib.fields_sum(data, len(frame), len(self._varying), layout)
+        lib.fields_lay_out(data, len(frame), len(self._varying), layout)
         lib.fields_begin(self.pointer, layout, data)
         return bytes(ffi.buffer(data, len(frame))), layout
 

@@ -1,5 +1,5 @@
-/* Header fields that vary from packet to packet; the loops are in fields.c, who may ask
- * for what in fields.py.
+/* Header fields that vary from packet to packet. fields_layout.c finds where they lie,
+ * fields.c has the loops, fields.py says who may ask for what.
  *
  * Packets are those of flows, 0 to nflows - 1 in turn. From a flow to the next every range
  * moves on by one, and no two flows are the same: after as many steps as a range and those
@@ -61,7 +61,27 @@ struct field_place {
     uint8_t sums;
 };
 
-/* Where a frame has its fields, and its checksums without them. */
+enum { /* what a part of a window is of: a range, or a checksum */
+    FIELD_IP_CHECKSUM = FIELD_KINDS,
+    FIELD_L4_CHECKSUM,
+    FIELD_SOURCES
+};
+
+struct field_part {
+    uint8_t source; /* its number */
+    int8_t shift;   /* bits that it lies behind the window's begin; < 0: in front */
+};
+
+/* Eight bytes of a frame that are written at once. */
+struct field_window {
+    uint64_t base;   /* what does not vary of them */
+    uint16_t offset; /* in the frame; even */
+    uint16_t nparts;
+    struct field_part parts[4]; /* those that lie in it, even if only in part */
+};
+
+/* Where a frame has its fields, its checksums without them, and the windows that cover
+ * them all. */
 struct field_layout {
     struct field_place places[7]; /* of the ranges */
     uint16_t ip_checksum;         /* offsets; 0: there is none */
@@ -69,16 +89,18 @@ struct field_layout {
     uint32_t is_udp; /* whose checksum is never 0 (RFC 768) */
     uint32_t ip_sum; /* less than 2^17 */
     uint32_t l4_sum;
+    uint32_t nwindows;
+    struct field_window windows[9]; /* FIELD_SOURCES: each begins at one that is new */
 };
 
 /* Find a field in a frame. Returns 0; -1: the frame has no such header. */
 int fields_find(const uint8_t *frame, uint32_t length, uint32_t kind,
                 struct field_place *place);
-/* Sum a frame up, whose first `nplaces` places are known, apart from these. Not summed: a
- * UDP checksum over IPv4 that is 0, for that means none (RFC 768), and what lies behind the
- * IP header of a fragment. */
-void fields_sum(const uint8_t *frame, uint32_t length, uint32_t nplaces,
-                struct field_layout *layout);
+/* Sum a frame up, whose first `nplaces` places are known, apart from these, and cover all
+ * that varies with windows. Not summed: a UDP checksum over IPv4 that is 0, for that means
+ * none (RFC 768), and what lies behind the IP header of a fragment. */
+void fields_lay_out(const uint8_t *frame, uint32_t length, uint32_t nplaces,
+                    struct field_layout *layout);
 /* Write the first flow into a frame. */
 void fields_begin(const struct fields *fields, const struct field_layout *layout,
                   uint8_t *frame);

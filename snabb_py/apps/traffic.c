@@ -179,25 +179,45 @@ static void generator_make(const struct generator_config *config,
     link_transmit_known(out, fresh, n, bytes);
 }
 
-/* The same for packets whose fields vary. */
+/* Write what varies in fresh packets, copies of the frames in turn, from one on. */
+static inline void vary_packets(const struct generator_config *config, uint32_t turn,
+                                const struct fields_words *words,
+                                struct packet *const *packets, uint32_t n)
+{
+    if (unlikely(!config->fields->is_uniform)) {
+        for (uint32_t i = 0; i < n; i++) {
+            fields_put(config->layouts[turn], words, i, packet_fresh_data(packets[i]));
+            if (++turn == config->norder)
+                turn = 0;
+        }
+        return;
+    }
+    /* Window by window: nothing but loads and stores is left of the loop. */
+    const struct field_layout *layout = config->layouts[0];
+    for (uint32_t k = 0; k < layout->nwindows; k++) {
+        uint32_t at = layout->windows[k].offset;
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < n; i++)
+            memcpy(packet_fresh_data(packets[i]) + at, &words->words[k][i],
+                   sizeof(uint64_t));
+    }
+}
+
+/* The same as generator_make() for packets whose fields vary. */
 static HOT void generator_make_varied(const struct generator_config *config,
                                       struct generator_state *state, struct link *out,
                                       uint64_t now, uint32_t n)
 {
     struct packet **fresh = freelist_take(out->freelist, PACKET_SMALL, n);
     uint64_t bytes = 0, time = htobe64(now);
-    struct fields_frames all;
-    if (config->norder == 1)
-        fields_take(&all, config->layouts, 1, 0, FIELDS_BURST);
+    struct fields_words words;
     for (uint32_t done = 0, run; done < n; done += run) {
-        struct packet **packets = fresh + done;
+        uint32_t turn = state->turn;
         run = min_u32(n - done, FIELDS_BURST);
-        if (config->norder > 1)
-            fields_take(&all, config->layouts, config->norder, state->turn, run);
-        bytes += make_packets(config, state, packets, run, time);
-        for (uint32_t i = 0; i < FIELDS_BURST && i < run; i++)
-            all.frames[i] = packet_fresh_data(packets[i]);
-        fields_write(config->fields, &state->fields, &all, run);
+        fields_make(config->fields, &state->fields, config->layouts, config->norder, turn,
+                    run, &words);
+        bytes += make_packets(config, state, fresh + done, run, time);
+        vary_packets(config, turn, &words, fresh + done, run);
     }
     link_transmit_known(out, fresh, n, bytes);
 }
