@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snabb_py import __version__
-from snabb_py.cli.usage import Group, explain, one_line
+from snabb_py.cli.terminal import complain
+from snabb_py.cli.usage import Group, explain
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 if TYPE_CHECKING:
@@ -208,13 +209,13 @@ def _fail(error: Exception) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, click.UsageError):
-        _complain(explain(error))
+        complain(explain(error))
         return error.exit_code
     if os.environ.get("SNABB_DEBUG") == "1":
         raise error
     if isinstance(error, OSError):
         _forget_stdout()
-    _complain(str(_with_hint(error)))
+    complain(str(_with_hint(error)))
     return 2 if isinstance(error, ConfigError) else 1
 
 
@@ -238,12 +239,6 @@ def _with_hint(error: Exception) -> Exception:
         step = f"use {error.filename}" if error.filename else "ask the kernel"
         return DeviceError(step, error.errno)
     return error
-
-
-def _complain(text: str) -> None:
-    """Say what is wrong: one line, whatever the words have in them that it is about."""
-    with contextlib.suppress(OSError):
-        print(f"snabb-py: {one_line(text)}", file=sys.stderr)
 
 
 def _forget_stdout() -> None:

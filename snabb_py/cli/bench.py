@@ -8,7 +8,7 @@ import click
 from snabb_py.apps.basic import Forward, Sink, Source, Tee
 from snabb_py.cli.bench_report import bench_options, report
 from snabb_py.cli.bench_vhost import vhost, vhost_latency
-from snabb_py.cli.ps import complain
+from snabb_py.cli.terminal import complain
 from snabb_py.cli.usage import Group, OneOf, Whole
 from snabb_py.engine.app import Ports
 from snabb_py.engine.config import Config

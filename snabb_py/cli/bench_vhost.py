@@ -11,7 +11,7 @@ from snabb_py.apps.basic import Forward, Join, Sink, Source
 from snabb_py.apps.traffic import Checker, Generator, udp_frames
 from snabb_py.cli.bench_report import bench_options, report
 from snabb_py.cli.card_wires import parse_rate
-from snabb_py.cli.ps import complain
+from snabb_py.cli.terminal import complain
 from snabb_py.cli.usage import OneOf, Whole
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine

@@ -20,8 +20,8 @@ import click
 
 from snabb_py._native import lib
 from snabb_py.apps.pcap import pcapng_blocks
-from snabb_py.cli.ps import complain, shown
 from snabb_py.cli.stop import Stop
+from snabb_py.cli.terminal import complain, shown
 from snabb_py.cli.usage import Number, Whole
 from snabb_py.engine.bpf import compile_expression
 from snabb_py.engine.capture import CaptureReader

@@ -8,7 +8,8 @@ from snabb_py._native import lib
 from snabb_py.apps.traffic import Checker
 from snabb_py.cli.card_wires import Port
 from snabb_py.cli.interfaces import UNFINISHED, app_drops
-from snabb_py.cli.run import Meter, Reporter, printable, rates, wire_gbps
+from snabb_py.cli.run import Meter, Reporter, rates, wire_gbps
+from snabb_py.cli.terminal import printable
 from snabb_py.engine import counter
 from snabb_py.engine.engine import Engine
 

@@ -21,7 +21,8 @@ from snabb_py.cli.options import (
     report_options,
     workers_options,
 )
-from snabb_py.cli.run import Ending, Reporter, printable, run
+from snabb_py.cli.run import Ending, Reporter, run
+from snabb_py.cli.terminal import printable
 from snabb_py.cli.usage import Number, OneOf, Whole
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config

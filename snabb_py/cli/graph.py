@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from snabb_py.cli.ps import shown
+from snabb_py.cli.terminal import shown
 from snabb_py.cli.usage import Whole
 from snabb_py.engine.control import AnswerError
 from snabb_py.engine.instances import find_one

@@ -1,7 +1,6 @@
 """What the programs of `snabb-py loadtest` share: options, the engine they run on."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from snabb_py.cli.loadtest_capture import read_templates
 from snabb_py.cli.loadtest_network import Network
 from snabb_py.cli.loadtest_traffic import OVERHEADS, Rate, TrafficOptions, parse_rate
 from snabb_py.cli.options import F, card_options, engine_options
-from snabb_py.cli.run import Ending, printable
+from snabb_py.cli.run import Ending
+from snabb_py.cli.terminal import complain
 from snabb_py.cli.usage import PATH, Number, OneOf, Whole
 from snabb_py.engine.engine import Engine
 
@@ -156,14 +156,8 @@ def _frames(*, capture: Path | None, **others: Any) -> TrafficOptions:
         raise click.UsageError("--capture: its frames are sent; say no others")
     templates, nothers = read_templates(capture)
     if nothers:
-        tell(f"{capture}: {nothers} frames left out: not whole TCP or UDP over IP")
+        complain(f"{capture}: {nothers} frames left out: not whole TCP or UDP over IP")
     return TrafficOptions(capture=templates, **made)
-
-
-def tell(line: str) -> None:
-    """Say something besides reports, on stderr."""
-    with contextlib.suppress(OSError):  # nobody listens: no reason to stop
-        print(f"snabb-py: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def build(
@@ -225,9 +219,9 @@ def running(
             cpus=[cpu],
             sim_cpu=sim_cpu,
             huge_pages=huge_pages,
-            log=tell,
+            log=complain,
         ) as settings,
-        Engine(busy=busy, program="loadtest", log=tell, **settings) as engine,
+        Engine(busy=busy, program="loadtest", log=complain, **settings) as engine,
     ):
         ending.of(engine)
         yield engine

@@ -10,7 +10,8 @@ from typing import Any
 
 from snabb_py.cli.loadtest_search import Verdict
 from snabb_py.cli.loadtest_trial import Outcome, PathOutcome
-from snabb_py.cli.run import printable, rates
+from snabb_py.cli.run import rates
+from snabb_py.cli.terminal import printable
 
 #: Packets under these names do not count as lost, nor as received.
 UNCOUNTED = {

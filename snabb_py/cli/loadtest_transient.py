@@ -19,7 +19,7 @@ from snabb_py.cli.loadtest_options import (
 from snabb_py.cli.loadtest_report import Printer
 from snabb_py.cli.loadtest_traffic import Rate
 from snabb_py.cli.loadtest_trial import EndedError, LoadTest, Outcome, Timing
-from snabb_py.cli.run import printable
+from snabb_py.cli.terminal import printable
 from snabb_py.cli.usage import OneOf
 from snabb_py.errors import ConfigError
 

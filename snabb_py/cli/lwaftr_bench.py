@@ -13,8 +13,8 @@ from snabb_py.apps.traffic import Frames, Generator, Template
 from snabb_py.cli import lwaftr_own
 from snabb_py.cli.lwaftr_options import COMPAT, app_drops, read_frames
 from snabb_py.cli.options import place_workers
-from snabb_py.cli.ps import complain
 from snabb_py.cli.run import Ending, wire_gbps
+from snabb_py.cli.terminal import complain
 from snabb_py.cli.usage import PATH, Number, Whole
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine

@@ -11,7 +11,7 @@ import click
 
 from snabb_py._native import lib
 from snabb_py.cli.lwaftr_options import COMPAT, read_frames, write_frames
-from snabb_py.cli.run import printable
+from snabb_py.cli.terminal import printable
 from snabb_py.cli.usage import PATH
 from snabb_py.engine.config_file import read_config_file
 from snabb_py.engine.solo import Solo

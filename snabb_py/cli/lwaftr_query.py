@@ -1,7 +1,6 @@
 """`snabb-py lwaftr query`: counters of lwAFTRs that run."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, TypeGuard
 
 import click
 
-from snabb_py.cli.run import printable
+from snabb_py.cli.terminal import complain, printable
 from snabb_py.cli.usage import Whole
 from snabb_py.engine import counter
 from snabb_py.engine.shm import is_alive
@@ -50,7 +49,7 @@ def find(pid: int | None) -> Iterator[Found]:
         try:
             found = look(directory)
         except ConfigError as error:
-            complain(directory, error)
+            _blame(directory, error)
         else:
             if found:
                 yield found
@@ -68,15 +67,15 @@ def look(directory: Path) -> Found | None:
     try:
         about = read_about(directory)
     except ConfigError as error:
-        complain(directory, error)
+        _blame(directory, error)
         about = {}
     return Found(int(directory.name), about, counters)
 
 
-def complain(directory: Path, error: ConfigError) -> None:
+def _blame(directory: Path, error: ConfigError) -> None:
     """Say what is wrong with an instance, if it has not just ended."""
     if is_alive(directory):
-        print(f"snabb-py: process {directory.name}: {error}", file=sys.stderr)
+        complain(f"process {directory.name}: {error}")
 
 
 def read(path: Path) -> Counter[str] | None:

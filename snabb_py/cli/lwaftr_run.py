@@ -29,7 +29,8 @@ from snabb_py.cli.options import (
     report_options,
     workers_options,
 )
-from snabb_py.cli.run import Ending, Reporter, printable, run
+from snabb_py.cli.run import Ending, Reporter, run
+from snabb_py.cli.terminal import printable
 from snabb_py.cli.usage import PATH
 from snabb_py.engine.engine import Engine
 

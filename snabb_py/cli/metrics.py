@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from snabb_py.cli.ps import complain
 from snabb_py.cli.readings import Watch
 from snabb_py.cli.stop import Stop
+from snabb_py.cli.terminal import complain
 from snabb_py.cli.usage import PATH, Number
 from snabb_py.errors import WRITE_HINTS, ConfigError, DeviceError
 

@@ -14,7 +14,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from snabb_py.cli.ps import complain, shown
+from snabb_py.cli.terminal import complain, shown
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from snabb_py.cli.options import (
     place_workers,
     workers_options,
 )
-from snabb_py.cli.run import Ending, printable
+from snabb_py.cli.run import Ending
+from snabb_py.cli.terminal import complain, printable
 from snabb_py.cli.usage import PATH, Group, Number, Whole
 from snabb_py.engine.config_file import signature_of
 from snabb_py.engine.engine import Engine
@@ -49,11 +50,6 @@ WORKER_PACKETS, WORKER_LARGE_PACKETS = 4096, 512
 SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[bBkKmMgGtT]?")
 #: Seconds between two reports.
 LEAST_INTERVAL = 0.001
-
-
-def warn(line: str) -> None:
-    """Show what is odd in a config."""
-    print(f"snabb-py: {printable(line)}", file=sys.stderr)
 
 
 @click.group("nfv", cls=Group)
@@ -131,7 +127,7 @@ def check(*, conf: Path, as_json: bool) -> None:
       snabb-py nfv check examples/nfv.toml
       snabb-py nfv check --json ports.lua
     """
-    config = read(conf, warn)
+    config = read(conf, complain)
     if as_json:
         print(json.dumps({"ports": [values_of(port) for port in config.ports]}))
         return
@@ -179,7 +175,7 @@ def qemu(  # noqa: PLR0913 - the options of a program
       snabb-py nfv qemu examples/nfv.toml /run/vm-%s.sock A
       snabb-py nfv qemu examples/nfv.toml /run/vm-%s.sock A --mgmt --libvirt
     """
-    config = read(conf, warn)
+    config = read(conf, complain)
     by_id = {p.port_id: p for p in config.ports}
     if port not in by_id:
         known = ", ".join(by_id) or "none"
@@ -344,7 +340,7 @@ def traffic(  # noqa: PLR0913 - the options of a program
     """
     cpus = place_workers(workers, cpu_list)
     signature = signature_of(conf)
-    config = read(conf, warn)
+    config = read(conf, complain)
     if len(config.ports) > SWITCH_PORTS:
         raise ConfigError(f"{conf}: {len(config.ports)} ports, {SWITCH_PORTS} at most")
     if group is not None and client and not any(port.server for port in config.ports):

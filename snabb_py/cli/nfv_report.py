@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snabb_py.cli.interfaces import ECHOES, app_drops
 from snabb_py.cli.nfv_network import Chain, links_from, links_to
-from snabb_py.cli.run import Meter, Reporter, printable, rates, wire_gbps
+from snabb_py.cli.run import Meter, Reporter, rates, wire_gbps
+from snabb_py.cli.terminal import printable
 from snabb_py.engine.app import App
 from snabb_py.engine.config import LinkSpec
 from snabb_py.engine.engine import Engine

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from snabb_py.cli.interfaces import RING_SIZE, RING_SIZES
+from snabb_py.cli.terminal import complain
 from snabb_py.cli.usage import Number, PowerOfTwo, Whole
 from snabb_py.engine import pci
 from snabb_py.engine.worker import check_cpu, parse_cpus
@@ -102,7 +103,7 @@ def place_workers(workers: int | None, cpu_list: str | None) -> list[int | None]
         number, ncpus = workers or 1, len(os.sched_getaffinity(0))
         if number > ncpus:
             text = f"{number} workers on {ncpus} CPUs take turns: fewer are faster"
-            click.echo(f"snabb-py: {text}", err=True)
+            complain(text)
         return [None] * number
     cpus = parse_cpus(cpu_list)
     for cpu in cpus:

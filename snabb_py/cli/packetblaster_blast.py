@@ -21,15 +21,8 @@ from snabb_py.cli.interfaces import (
     kernel_name,
 )
 from snabb_py.cli.packetblaster_options import Running
-from snabb_py.cli.run import (
-    Ending,
-    Reporter,
-    plain_line,
-    printable,
-    rates,
-    run,
-    table,
-)
+from snabb_py.cli.run import Ending, Reporter, plain_line, rates, run, table
+from snabb_py.cli.terminal import printable
 from snabb_py.engine.app import FiniteSource
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine

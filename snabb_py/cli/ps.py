@@ -2,28 +2,16 @@
 
 import json
 import shlex
-import sys
 from typing import Any
 
 import click
 
-from snabb_py.cli.run import printable
-from snabb_py.cli.usage import one_line
+from snabb_py.cli.terminal import complain, printable, shown
 from snabb_py.engine.instances import Instance, find
 from snabb_py.errors import SnabbError
 
 #: What is said where there is no instance.
 NOTHING = "nothing runs here"
-
-
-def shown(word: str) -> str:
-    """Return a word of somebody else's as a terminal may have it."""
-    return one_line(printable(word))
-
-
-def complain(line: str) -> None:
-    """Say something besides what is asked for: one line on stderr."""
-    print(f"snabb-py: {shown(line)}", file=sys.stderr, flush=True)
 
 
 def arguments_of(command: list[str], program: str) -> list[str]:

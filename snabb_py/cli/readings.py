@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from snabb_py.cli.ps import arguments_of
-from snabb_py.cli.run import printable, wire_gbps
+from snabb_py.cli.run import wire_gbps
+from snabb_py.cli.terminal import printable
 from snabb_py.engine import counter
 from snabb_py.engine.histogram import percentile
 from snabb_py.engine.instances import Instance, find, find_one

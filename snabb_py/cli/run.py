@@ -7,7 +7,6 @@ to the line; the last line is the summary's.
 import atexit
 import contextlib
 import json
-import re
 import select
 import signal
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from snabb_py.apps.basic import WIRE_OVERHEAD
 from snabb_py.cli import forget
 from snabb_py.cli.interfaces import Direction, Reading
+from snabb_py.cli.terminal import complain, printable, shown
 from snabb_py.engine.config import Config
 from snabb_py.engine.engine import Engine
 from snabb_py.engine.histogram import percentile
@@ -26,9 +26,6 @@ from snabb_py.engine.worker import Worker
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-#: Halves of characters that stand for no byte (PEP 383).
-_NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 #: Apps of a worker that the summary names.
 MOST_APPS = 3
@@ -99,16 +96,6 @@ class Ending:
         self._engine = engine
         if self._is_requested:
             engine.end()
-
-
-def printable(word: str) -> str:
-    """Return a word of the user's as Unicode has it.
-
-    A path may have any bytes: those that are no UTF-8 are in it as halves of
-    characters, which neither JSON nor a terminal takes.
-    """
-    word = _NO_BYTES.sub("\ufffd", word)
-    return word.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def wire_gbps(packets: int, nbytes: int, seconds: float) -> float:
@@ -315,12 +302,10 @@ class Reporter:
 
     def log(self, line: str) -> None:
         """Show a message beside the reports; on stderr, so that JSON stays JSON."""
-        line = printable(line)
         if self._live:
-            self._live.console.print(line, markup=False, highlight=False)
+            self._live.console.print(shown(line), markup=False, highlight=False)
         else:
-            with contextlib.suppress(OSError):  # nobody listens: no reason to stop
-                print(f"snabb-py: {line}", file=sys.stderr, flush=True)
+            complain(line)
 
     def stop(self) -> None:
         """Leave the terminal as it was; the last table stays on it."""

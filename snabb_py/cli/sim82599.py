@@ -16,7 +16,8 @@ from snabb_py.cli.card_report import CardMeter, CardReporter
 from snabb_py.cli.card_wires import Port, join, wires_of
 from snabb_py.cli.interfaces import UNFINISHED, memory_settings
 from snabb_py.cli.options import engine_options, report_options
-from snabb_py.cli.run import Ending, printable
+from snabb_py.cli.run import Ending
+from snabb_py.cli.terminal import printable
 from snabb_py.engine.config import Config
 from snabb_py.engine.control import Verb
 from snabb_py.engine.engine import Engine

@@ -8,9 +8,10 @@ import time
 
 import click
 
-from snabb_py.cli.ps import NOTHING, complain
+from snabb_py.cli.ps import NOTHING
 from snabb_py.cli.readings import Watch
 from snabb_py.cli.stop import Stop
+from snabb_py.cli.terminal import complain
 from snabb_py.cli.top_text import lines_of
 from snabb_py.cli.usage import Number, Whole
 

@@ -9,10 +9,11 @@ import tty
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from snabb_py.cli.ps import NOTHING, shown
+from snabb_py.cli.ps import NOTHING
 from snabb_py.cli.readings import Watch
 from snabb_py.cli.run import rates, with_unit
 from snabb_py.cli.stop import Stop
+from snabb_py.cli.terminal import shown
 from snabb_py.cli.top_text import (
     Report,
     drop_texts,

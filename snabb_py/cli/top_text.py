@@ -4,8 +4,9 @@ import shlex
 import textwrap
 from typing import Any
 
-from snabb_py.cli.ps import shown, uptime
+from snabb_py.cli.ps import uptime
 from snabb_py.cli.run import rates, with_unit
+from snabb_py.cli.terminal import shown
 
 Report = dict[str, Any]
 INDENT = "  "

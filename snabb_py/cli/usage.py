@@ -120,13 +120,6 @@ def span(numbers: click.IntRange | click.FloatRange) -> str:
     return f"{begin} and {'below' if numbers.max_open else 'up to'} {high}"
 
 
-def one_line(text: str) -> str:
-    """Return a text as one line that a terminal may have: the rest of it escaped."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
-
-
 def as_option(text: str, names: Container[str]) -> str:
     """Return what is wrong with an argument, said of the option of its name.
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from snabb_py.cli.ps import shown
+from snabb_py.cli.terminal import shown
 from snabb_py.engine import shm
 from tests.eyes_lab import COMMANDS, FRAME, Lab, Running, lab, received, snabb
 from tests.hosts import SNABB, until
