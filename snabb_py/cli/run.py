@@ -333,12 +333,16 @@ class Reporter:
         for worker in summary["workers"]:
             gap = worker["gap_ns"]
             where = "" if worker["cpu"] is None else f" on CPU {worker['cpu']}"
-            self._print(
+            line = (
                 f"  worker {worker['worker']}{where} ({some(worker['apps'])}): "
-                f"{worker['breaths']} breaths, "
-                f"gap {gap['p50'] / 1e3:.1f} us median, {gap['p99'] / 1e3:.1f} us "
-                f"p99, {gap['max'] / 1e3:.1f} us longest"
+                f"{worker['breaths']} breaths"
             )
+            if gap["max"]:  # between two that moved packets
+                line += (
+                    f", gap {gap['p50'] / 1e3:.1f} us median, "
+                    f"{gap['p99'] / 1e3:.1f} us p99, {gap['max'] / 1e3:.1f} us longest"
+                )
+            self._print(line)
 
 
 def run(  # noqa: PLR0913 - what a run consists of

@@ -85,6 +85,13 @@ class CaptureReader:
     """
 
     def __init__(self, fd: int) -> None:
+        try:
+            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        except OSError:  # no memfd
+            seals = 0
+        if seals & _SEALS != _SEALS:
+            # Whoever cut it off while we read would kill us: SIGBUS.
+            raise ConfigError("capture: the instance could take its memory away")
         if os.fstat(fd).st_size != SIZE:
             raise ConfigError("capture: the instance is of another version")
         self._map = mmap.mmap(fd, SIZE)

@@ -1,7 +1,9 @@
 """Captures: what passes a link is copied whole and in order, or counted as lost."""
 
+import fcntl
 import os
 import struct
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -172,8 +174,25 @@ def test_the_memory_cannot_be_cut_off() -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(capture.fd, 0)
     capture.close()
-    with pytest.raises(ConfigError, match="another version"):
-        CaptureReader(os.memfd_create("x"))
+
+
+def test_memory_that_can_be_cut_off_is_not_read() -> None:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    for seals, what in (
+        (0, "could take its memory away"),
+        (fcntl.F_SEAL_SHRINK, "could take its memory away"),
+        (
+            fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
+            "another version",
+        ),
+    ):
+        fd = os.memfd_create("x", flags)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        with pytest.raises(ConfigError, match=what):
+            CaptureReader(fd)
+        os.close(fd)
+    with Path("/proc/self/exe").open("rb") as file, pytest.raises(ConfigError):
+        CaptureReader(file.fileno())
 
 
 # -- in an engine --------------------------------------------------------------
