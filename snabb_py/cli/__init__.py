@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snabb_py import __version__
-from snabb_py.cli.terminal import complain
+from snabb_py.cli.terminal import complain, one_line
 from snabb_py.cli.usage import Group, explain
 from snabb_py.errors import ConfigError, DeviceError, SnabbError
 
@@ -209,13 +209,13 @@ def _fail(error: Exception) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, click.UsageError):
-        complain(explain(error))
+        complain(one_line(explain(error)))
         return error.exit_code
     if os.environ.get("SNABB_DEBUG") == "1":
         raise error
     if isinstance(error, OSError):
         _forget_stdout()
-    complain(str(_with_hint(error)))
+    complain(one_line(str(_with_hint(error))))
     return 2 if isinstance(error, ConfigError) else 1
 
 

@@ -300,12 +300,13 @@ class Reporter:
             for direction in look["directions"]:
                 self._print(plain_line(look, direction))
 
-    def log(self, line: str) -> None:
+    def log(self, line: str, *below: str) -> None:
         """Show a message beside the reports; on stderr, so that JSON stays JSON."""
         if self._live:
-            self._live.console.print(shown(line), markup=False, highlight=False)
+            text = "\n".join(map(shown, [line, *below]))
+            self._live.console.print(text, markup=False, highlight=False)
         else:
-            complain(line)
+            complain(line, *below)
 
     def stop(self) -> None:
         """Leave the terminal as it was; the last table stays on it."""

@@ -45,8 +45,8 @@ def count_macs(first: bytes, ncards: int) -> list[bytes]:
     return [first[:3] + (number + n).to_bytes(3, "big") for n in range(ncards)]
 
 
-def qemu_options(paths: Sequence[Path]) -> str:
-    """Return what QEMU is to be called with for these sockets, as a shell takes it."""
+def qemu_options(paths: Sequence[Path]) -> list[str]:
+    """Return lines of what QEMU is to be called with for these sockets, for a shell."""
     lines = [
         "-machine q35,memory-backend=mem -m 512M",
         "-object memory-backend-memfd,id=mem,size=512M,share=on",
@@ -62,7 +62,7 @@ def qemu_options(paths: Sequence[Path]) -> str:
             f"-device pcie-root-port,id=rp{i},slot={i + 1} "
             f"-device {shlex.quote(json.dumps(device, separators=(',', ':')))}"
         )
-    return " \\\n".join(f"  {line}" for line in lines)
+    return [*(f"  {line} \\" for line in lines[:-1]), f"  {lines[-1]}"]
 
 
 def cable_verb(ports: Sequence[Port]) -> Verb:
@@ -101,7 +101,7 @@ def run(  # noqa: PLR0913 - what a run consists of
     )
     engine.commit(config)
     paths = [port.server.path for port in ports]
-    reporter.log(f"QEMU's options:\n{qemu_options(paths)}")
+    reporter.log("QEMU's options:", *qemu_options(paths))
     for path in paths:
         if printable(str(path.absolute())) != str(path.absolute()):
             reporter.log(f"{path}: is not UTF-8, as QEMU wants it: make a link to it")

@@ -34,7 +34,8 @@ def shown(word: str) -> str:
     return one_line(printable(word))
 
 
-def complain(line: str) -> None:
-    """Say something besides what is asked for: one line on stderr."""
+def complain(line: str, *below: str) -> None:
+    """Say something besides what is asked for: a line on stderr, and lines below it."""
     with contextlib.suppress(OSError):  # nobody listens: no reason to stop
-        print(f"snabb-py: {one_line(line)}", file=sys.stderr, flush=True)
+        lines = [f"snabb-py: {line}", *below]
+        print(*map(shown, lines), sep="\n", file=sys.stderr, flush=True)

@@ -81,7 +81,7 @@ def test_the_first_word_imports_no_program() -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "snabb_py.cli" in imported
     below = {name for name in imported if name.startswith("snabb_py.cli.")}
-    assert below == {"snabb_py.cli.usage"}
+    assert below == {"snabb_py.cli.terminal", "snabb_py.cli.usage"}
     assert "snabb_py._native" not in imported
 
 

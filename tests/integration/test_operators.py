@@ -233,7 +233,8 @@ def test_the_domain_has_the_options_of_sim82599() -> None:
     domain = ET.fromstring(text)  # noqa: S314 - our own
     uri = "{http://libvirt.org/schemas/domain/qemu/1.0}"
     given = [arg.get("value") for arg in domain.iter(f"{uri}arg")]
-    wanted = shlex.split(qemu_options([Path("/run/nic.sock")]).replace("\\\n", ""))
+    options = "\n".join(qemu_options([Path("/run/nic.sock")]))
+    wanted = shlex.split(options.replace("\\\n", ""))
     assert given == wanted[wanted.index("-device") :]
     assert domain.find("memoryBacking/access[@mode='shared']") is not None
 
