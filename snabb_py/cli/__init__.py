@@ -204,7 +204,11 @@ def _named(stdout: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def _fail(error: Exception) -> int:
-    """Say what is wrong; return the exit status."""
+    """Say what is wrong; return the exit status.
+
+    Bytes of the call that are no UTF-8 are named (one_line), where complain() alone
+    would put a sign in their place, as reports do.
+    """
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return error.exit_code
